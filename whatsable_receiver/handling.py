@@ -1,0 +1,160 @@
+"""Runs handle jobs: calls the user's function, and turns whatever comes of it into an outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+import threading
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from .errors import Discard, Retry
+from .event import Event
+from .jobs import Completed, Discarded, Failed, Outcome
+from .routing import Handler, Route
+
+log = logging.getLogger("whatsable_receiver.handling")
+
+LONGEST_REASON = 500  # characters
+LONGEST_DETAIL = 8_000  # characters of a traceback: its end, where the error is
+HANGING_THREADS = 16  # of one route: plain functions that outlived their timeout
+
+COMPLETED = Completed()
+
+
+class Handling:
+    """An attempt at a handle job: ``await handling(route, event)`` answers with its outcome.
+
+    ``async def`` handlers run on the event loop, plain ones in a thread of their own. A thread
+    cannot be stopped: one that outlives its timeout is abandoned and runs on, so at most
+    ``HANGING_THREADS`` of one route may do that before its next attempts fail at once.
+    """
+
+    def __init__(self) -> None:
+        self._is_async: dict[str, bool] = {}
+        self._hanging: Counter[str] = Counter()
+
+    async def __call__(self, route: Route, event: Event) -> Outcome:
+        """Run one attempt; raises only ``CancelledError``, when it is cancelled from outside."""
+        deadline: asyncio.Timeout | None = None
+        try:
+            if route.timeout is None:
+                await self._call(route, event)
+            else:
+                async with asyncio.timeout(route.timeout) as deadline:
+                    await self._call(route, event)
+        except Retry as error:
+            return Failed(_short(error.reason), after=error.after)
+        except Discard as error:
+            return Discarded(_short(error.reason))
+        except TimeoutError as error:
+            if deadline is not None and deadline.expired():
+                return Failed(f"took longer than {route.timeout:g} seconds")
+            return _failed(error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return _failed(error)  # the handler cancelled itself, or awaited something cancelled
+        except BaseException as error:  # the user's code: anything may come out, sys.exit() too
+            return _failed(error)
+        return COMPLETED
+
+    async def _call(self, route: Route, event: Event) -> None:
+        is_async = self._is_async.get(route.name)
+        if is_async is None:
+            is_async = self._is_async[route.name] = _is_async(route.handler)
+        if is_async:
+            await route.handler(event)
+            return
+        if self._hanging[route.name] >= HANGING_THREADS:
+            raise RuntimeError(
+                f"{HANGING_THREADS} earlier attempts of this handler still hang in their threads"
+            )
+        answer = await self._in_thread(route, event)
+        if inspect.isawaitable(answer):  # a plain function that returns a coroutine
+            await answer
+
+    async def _in_thread(self, route: Route, event: Event) -> Any:
+        # Not anyio's pool: its threads keep a process from exiting, and one that hangs would
+        # keep it for ever.
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        context = contextvars.copy_context()
+
+        def run() -> None:
+            try:
+                answer = context.run(route.handler, event)
+            except BaseException as error:
+                how = partial(_fail, future, error)
+            else:
+                how = partial(future.set_result, answer)
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(ended, how)
+
+        def ended(how: Callable[[], None]) -> None:
+            if future.done():
+                self._hanging[route.name] -= 1
+            else:
+                how()
+
+        threading.Thread(target=run, name=f"whatsable-{route.name}", daemon=True).start()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.cancelled():
+                self._hanging[route.name] += 1
+                log.warning(
+                    "a thread of route %r runs on after its attempt was given up",
+                    route.name,
+                    extra={"route": route.name, "event": event.id},
+                )
+            raise
+
+
+def _is_async(handler: Handler) -> bool:
+    function = inspect.unwrap(handler)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it can be called
+    )
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    # A future takes neither StopIteration nor what would end the loop itself.
+    if isinstance(error, StopIteration | SystemExit | KeyboardInterrupt):
+        wrapped = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+        wrapped.__cause__ = error
+        error = wrapped
+    future.set_exception(error)
+
+
+def _failed(error: BaseException) -> Failed:
+    try:
+        text = str(error)
+    except Exception:  # a broken __str__ is still the user's code
+        text = "(its text cannot be read)"
+    reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return Failed(_short(reason), _detail(error))
+
+
+def _detail(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(error, limit=-20)
+    except Exception as problem:
+        return f"(no traceback: {type(problem).__name__})"
+    return _clean("".join(lines)[-LONGEST_DETAIL:])
+
+
+def _short(text: object) -> str:
+    return _clean(str(text)[:LONGEST_REASON])
+
+
+def _clean(text: str) -> str:
+    """Text that every store can keep: no lone surrogate, no NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

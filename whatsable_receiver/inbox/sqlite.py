@@ -1,0 +1,420 @@
+"""The inbox in one SQLite file: one thread writes, whoever waits at that moment commits together.
+
+The event loop collects deliveries, outcomes and a wish for work, and hands them to the writer's
+thread as one cycle (``sqlite_writer``); the answers come back with one call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sqlite3
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+from ..errors import PayloadError, Unavailable
+from ..jobs import not_begun
+from ..telemetry import Meter, Silence
+from . import sqlite_queries as queries
+from .base import Entry, EventRecord, Filter, Kept, Lost, Retention, Run, Settled, Stats, Want
+from .sqlite_writer import LARGEST_CYCLE, Act, Claimed, Cycle, Waiting, Wants, Writer, connect
+
+log = logging.getLogger("whatsable_receiver.inbox")
+T = TypeVar("T")
+
+
+class SQLiteInbox:
+    """``Inbox`` in one file, for one machine; several processes may share the file.
+
+    ``clock`` gives milliseconds since the epoch. ``lease`` is in seconds. At most
+    ``max_waiting`` deliveries (and ``max_waiting_bytes`` bytes) wait for the writer; one more is
+    ``Unavailable``, and so is one that waited ``keep_timeout`` seconds.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        clock: Callable[[], int],
+        lease: float = 30.0,
+        max_waiting: int = 2048,
+        max_waiting_bytes: int = 64 << 20,
+        keep_timeout: float = 8.0,
+        quarantine_rows: int = 10_000,
+        quarantine_bytes: int = 64 << 20,
+        meter: Meter | None = None,
+        create: bool = True,
+    ) -> None:
+        self.path = Path(path)
+        self._clock = clock
+        self._lease_ms = round(lease * 1000)
+        self._max_waiting = max_waiting
+        self._max_waiting_bytes = max_waiting_bytes
+        self._keep_timeout = keep_timeout
+        self._quarantine = (quarantine_rows, quarantine_bytes)
+        self._meter: Meter = meter or Silence()
+        self._create = create
+
+        self._waiting: deque[Waiting] = deque()
+        self._waiting_bytes = 0
+        self._saves: list[Settled] = []
+        self._claims: deque[tuple[Wants, asyncio.Future[Claimed]]] = deque()
+        self._acts: deque[Act] = deque()
+        self._in_flight: Cycle | Act | None = None
+        self._flush_due = False
+        self._ripe = True  # something may be claimable
+        self._due: int | None = None
+        self._pruned_to = 0
+        self._due_timer: asyncio.TimerHandle | None = None
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._open = False
+        self.last_error: Unavailable | None = None  # of the newest cycle; None: it went well
+
+    # ------------------------------------------------------------ open and close
+
+    async def open(self, routes: Sequence[str]) -> None:
+        """Make ready: schema, durability asserted, routes known. ``ConfigurationError`` if not."""
+        self._loop = asyncio.get_running_loop()
+        self._writer = Writer(
+            self.path,
+            routes,
+            clock=self._clock,
+            lease_ms=self._lease_ms,
+            meter=self._meter,
+            create=self._create,
+            done=self._tell,
+        )
+        self._reader = ThreadPoolExecutor(1, "whatsable-inbox-reader")
+        self._reading: sqlite3.Connection | None = None
+        try:
+            await self._loop.run_in_executor(self._reader, self._writer.start_up)
+        except BaseException:
+            self._reader.shutdown(wait=False)
+            raise
+        self._thread = threading.Thread(
+            target=self._writer.run, name="whatsable-inbox-writer", daemon=True
+        )
+        self._thread.start()
+        self._open = True
+        self._poll_later()
+        self._due_at(self._writer.due)
+
+    async def close(self) -> None:
+        """Write what is still to be written, and let go of the file."""
+        if not self._open:
+            return
+        self._open = False
+        for timer in (self._poll_timer, self._due_timer):
+            if timer:
+                timer.cancel()
+        for _, claim in self._claims:
+            claim.cancel()
+        self._claims.clear()
+        deadline = self._loop.time() + self._keep_timeout
+        while self._in_flight or self._saves or self._waiting or self._acts:
+            self._flush()
+            if self._loop.time() > deadline:
+                log.error("closing with %d outcomes unwritten", len(self._saves))
+                break
+            await asyncio.sleep(0.001)
+        if self._deadline_timer:
+            self._deadline_timer.cancel()
+        self._writer.tasks.put(None)
+        await self._loop.run_in_executor(self._reader, self._thread.join)
+        await self._loop.run_in_executor(self._reader, self._stop_reading)
+        self._reader.shutdown(wait=False)
+
+    # ------------------------------------------------------------ the verbs of acceptance and work
+
+    def keep(self, entry: Entry) -> Awaitable[Kept]:
+        """Store a delivery and its jobs; answers after the commit, ``Unavailable`` if it cannot."""
+        size = len(entry.raw)
+        if not self._open:
+            raise Unavailable("the inbox is not open")
+        if (
+            len(self._waiting) >= self._max_waiting
+            or self._waiting_bytes + size > self._max_waiting_bytes
+        ):
+            raise Unavailable("too many deliveries wait to be stored")
+        answer: asyncio.Future[Kept] = self._loop.create_future()
+        self._waiting.append(Waiting(entry, answer, self._loop.time()))
+        self._waiting_bytes += size
+        self._stir()
+        return answer
+
+    async def claim(self, wants: Sequence[Want], lanes: int) -> list[Run]:
+        """Lease available jobs, at most one run a lane and ``lanes`` runs; waits for the first."""
+        if not self._open:
+            raise Unavailable("the inbox is not open")
+        answer: asyncio.Future[Claimed] = self._loop.create_future()
+        self._claims.append((Wants(wants, lanes), answer))
+        if self._ripe:
+            self._stir()
+        try:
+            claimed = await answer
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and not answer.exception():
+                self._give_back(answer.result().runs)
+            raise
+        return await self._with_events(claimed.runs)
+
+    def save(self, settled: Settled) -> None:
+        """Write how an attempt ended, with the next transaction; dropped if its lease is lost."""
+        self._saves.append(settled)
+        self._stir()
+
+    async def take_back(self) -> list[Lost]:
+        """Lease anew the jobs whose lease ran out while they ran; free those not yet started."""
+        lost = await self._act(self._writer.take_back)
+        self._ripe = True
+        self._stir()
+        return lost
+
+    # ------------------------------------------------------------ the verbs of people
+
+    async def read(self, ids: Iterable[int]) -> dict[int, EventRecord]:
+        """Events by number, with body and jobs; those that are not there are left out."""
+        wanted = list(ids)
+        return await self._read(lambda db: queries.records(db, wanted))
+
+    async def find(self, filter: Filter) -> list[EventRecord]:
+        """Events by filter, newest first, without bodies."""
+        return await self._read(lambda db: queries.find(db, filter))
+
+    async def stats(self) -> Stats:
+        """Numbers for people, health and metrics."""
+        names = set(self._writer.route_ids)
+        return await self._read(lambda db: queries.stats(db, names))
+
+    async def oldest_available_at(self) -> datetime | None:
+        """When the longest-waiting claimable job became so."""
+        return await self._read(queries.oldest_available)
+
+    async def ping(self) -> None:
+        """One empty transaction: ``Unavailable`` where nothing could be written now."""
+        await self._act(lambda db: None)
+
+    async def resubmit(self, jobs: Iterable[int]) -> int:
+        """Make discarded jobs available again with a fresh budget; ``StateError`` names others."""
+        wanted = list(jobs)
+        now = self._clock()
+        changed: int = await self._act(lambda db: queries.resubmit(db, wanted, now))
+        self._ripe = True
+        self._stir()
+        return changed
+
+    async def prune(self, retention: Retention) -> int:
+        """One small step of retention; how many events it touched."""
+        now, after = self._clock(), self._pruned_to
+        rows, size = self._quarantine
+        pruned = await self._act(lambda db: queries.prune(db, retention, now, after))
+        evicted = await self._act(lambda db: queries.evict(db, rows, size))
+        self._pruned_to = pruned.after
+        if touched := pruned.bodies + pruned.events:
+            self._meter.count("pruned", touched)
+        if evicted:
+            self._meter.count("quarantine_evicted", evicted)
+            log.warning("%d quarantined bodies made room for newer ones", evicted)
+        return touched + evicted
+
+    # ------------------------------------------------------------ the loop's side of a cycle
+
+    def _stir(self) -> None:
+        if self._in_flight is None and not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._in_flight is not None:
+            return
+        cycle: Cycle | Act
+        if self._acts:
+            cycle = self._acts.popleft()
+        else:
+            waiting = self._next_waiting()
+            saves, self._saves = self._saves, []
+            wants, claim = self._next_claim(bool(waiting or saves))
+            if not (waiting or saves or claim):
+                return
+            cycle = Cycle(waiting, saves, wants, claim)
+        self._in_flight = cycle
+        self._watch()
+        self._writer.tasks.put(cycle)
+
+    def _next_waiting(self) -> list[Waiting]:
+        waiting: list[Waiting] = []
+        while self._waiting and len(waiting) < LARGEST_CYCLE:
+            one = self._waiting.popleft()
+            self._waiting_bytes -= len(one.entry.raw)
+            if not one.answer.done():  # else it was told 503, and must not be kept unclaimed
+                waiting.append(one)
+        return waiting
+
+    def _next_claim(
+        self, something_else: bool
+    ) -> tuple[Wants | None, asyncio.Future[Claimed] | None]:
+        while (self._ripe or something_else) and self._claims:
+            wants, claim = self._claims.popleft()
+            if not claim.done():
+                return wants, claim
+        return None, None
+
+    def _tell(self, cycle: Cycle | Act, due: int | None, answer: object) -> None:
+        """Called on the writer's thread: one hand-over for a whole cycle."""
+        with suppress(RuntimeError):  # a loop that was torn down under us
+            self._loop.call_soon_threadsafe(self._done, cycle, due, answer)
+
+    def _done(self, cycle: Cycle | Act, due: int | None, answer: object) -> None:
+        """Called on the loop, after the commit."""
+        self._in_flight = None
+        if due != self._due:
+            self._due_at(due)
+        if isinstance(cycle, Act):
+            if not cycle.answer.done():
+                if isinstance(answer, Exception):
+                    cycle.answer.set_exception(answer)
+                else:
+                    cycle.answer.set_result(answer)
+            self._stir()
+            return
+        self.last_error = cycle.error
+        if cycle.error:
+            # Outcomes are facts: they wait for the next transaction that works.
+            self._saves = cycle.saves + self._saves
+            if cycle.claim and cycle.wants is not None and not cycle.claim.done():
+                self._claims.appendleft((cycle.wants, cycle.claim))
+            self._loop.call_later(0.25, self._stir)
+        else:
+            if cycle.claimed is not None:
+                self._ripe = cycle.claimed.more
+            elif cycle.saves or any(waiting.entry.jobs for waiting in cycle.waiting):
+                self._ripe = True
+            if self._waiting or self._saves or self._acts or (self._ripe and self._claims):
+                self._flush()  # the writer goes on while the answers are dealt out
+        for one, kept in zip(cycle.waiting, cycle.kept, strict=True):
+            if one.answer.done():
+                continue
+            if isinstance(kept, Kept):
+                one.answer.set_result(kept)
+            else:
+                one.answer.set_exception(kept)
+        if cycle.claimed is not None and cycle.claim is not None:
+            if cycle.claim.done():
+                self._give_back(cycle.claimed.runs)
+            elif cycle.claimed.runs:
+                cycle.claim.set_result(cycle.claimed)
+            elif cycle.wants is not None:
+                self._claims.append((cycle.wants, cycle.claim))
+                if self._ripe:
+                    self._stir()
+
+    def _give_back(self, runs: list[Run]) -> None:
+        now = self._clock()
+        for run in runs:
+            for job in run.jobs:
+                self.save(Settled(not_begun(job), run.lease, now, now))
+
+    def _watch(self) -> None:
+        # One timer for all who wait, and only while somebody does.
+        if self._deadline_timer is None:
+            self._deadline_timer = self._loop.call_later(1.0, self._expire)
+
+    def _expire(self) -> None:
+        self._deadline_timer = None
+        limit = self._loop.time() - self._keep_timeout
+        in_flight = self._in_flight.waiting if isinstance(self._in_flight, Cycle) else []
+        for one in (*in_flight, *self._waiting):
+            if one.since < limit and not one.answer.done():
+                one.answer.set_exception(Unavailable("storing took too long"))
+        if self._in_flight or self._waiting:
+            self._watch()
+
+    def _due_at(self, due: int | None) -> None:
+        self._due = due
+        if self._due_timer:
+            self._due_timer.cancel()
+            self._due_timer = None
+        if due is not None and self._open:
+            # A wait is never longer than an hour, so that a clock set forward is noticed.
+            seconds = min(max(0.0, (due - self._clock()) / 1000), 3600.0)
+            self._due_timer = self._loop.call_later(seconds, self._fall_due)
+
+    def _fall_due(self) -> None:
+        self._due_timer = self._due = None
+        self._ripe = True
+        self._stir()
+
+    def _poll_later(self) -> None:
+        self._poll_timer = self._loop.call_later(1.0, self._poll)
+
+    def _poll(self) -> None:
+        """Once a second: did another process write to the file? Costs one pragma."""
+        self._poll_later()
+        if self._in_flight is None and not self._acts and self._claims:
+            self._act(self._writer.changed_elsewhere).add_done_callback(self._polled)
+
+    def _polled(self, answer: asyncio.Future[bool]) -> None:
+        if not answer.cancelled() and (answer.exception() or answer.result()):
+            self._ripe = True
+            self._stir()
+
+    def _act(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+        if not self._open:
+            raise Unavailable("the inbox is not open")
+        answer: asyncio.Future[T] = self._loop.create_future()
+        self._acts.append(Act(work, answer))
+        self._stir()
+        return answer
+
+    # ------------------------------------------------------------ reading, on a thread of its own
+
+    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        def reading() -> T:
+            if self._reading is None:
+                self._reading = connect(self.path)
+                self._reading.execute("PRAGMA query_only = ON")
+            try:
+                return work(self._reading)
+            except sqlite3.Error:
+                self._stop_reading()
+                raise
+
+        try:
+            return await self._loop.run_in_executor(self._reader, reading)
+        except sqlite3.Error as error:
+            raise Unavailable(f"the inbox cannot be read: {error}") from error
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    async def _with_events(self, runs: list[Run]) -> list[Run]:
+        missing = {
+            job.event_id for run in runs for job in run.jobs if job.event_id not in run.events
+        }
+        if not missing:
+            return runs
+        while True:
+            try:
+                rows = await self._read(lambda db: queries.bodies(db, missing))
+                break
+            except Unavailable as error:
+                log.error("claimed jobs wait for their events: %s", error)
+                await asyncio.sleep(0.5)
+        for run in runs:
+            for job in run.jobs:
+                row = rows.get(job.event_id)
+                if row is not None and job.event_id not in run.events:
+                    with suppress(PayloadError):  # the worker says that it is not there
+                        run.events[job.event_id] = queries.event(job.event_id, *row)
+        return runs

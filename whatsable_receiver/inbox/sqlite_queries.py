@@ -1,0 +1,306 @@
+"""What people ask of the SQLite inbox: lists, numbers, resubmission, retention.
+
+Each is one function of a connection; reading ones run beside the writer, changing ones in it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from ..errors import NotFound, StateError
+from ..event import Event
+from ..jobs import JOBS_PER_EVENT, Job, State
+from ..payload import read as read_payload
+from .base import KINDS, AttemptRecord, EventRecord, Filter, JobRecord, Retention, Stats
+
+PRUNE_STEP = 64  # events changed at once: larger steps show in the p99 of acceptance
+PRUNE_WINDOW = 512  # events looked at
+_LIST = "id, kind, received_at, deliveries, account, phone, type, labels, reason"
+_UNFINISHED = "state NOT IN (3, 4)"
+
+
+def when(milliseconds: int) -> datetime:
+    """A stored time as an aware datetime."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def stored(moment: datetime) -> int:
+    """A datetime as it is stored."""
+    return round(moment.timestamp() * 1000)
+
+
+def bodies(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[bytes, int]]:
+    """Raw body and time of arrival, by event; without those whose body is gone."""
+    rows = db.execute(
+        "SELECT id, raw, received_at FROM events WHERE raw IS NOT NULL "
+        "AND id IN (SELECT value FROM json_each(?))",
+        (json.dumps(list(ids)),),
+    )
+    return {id_: (raw, received_at) for id_, raw, received_at in rows}
+
+
+def event(id_: int, raw: bytes, received_at: int) -> Event:
+    """The event of a stored body; ``PayloadError`` where this code cannot read it."""
+    return Event(read_payload(raw), raw, when(received_at), id=id_)
+
+
+# ---------------------------------------------------------------- records
+
+
+def records(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, EventRecord]:
+    """Events by number, with body, jobs and attempts."""
+    rows = db.execute(
+        f"SELECT {_LIST}, raw FROM events WHERE id IN (SELECT value FROM json_each(?))",
+        (json.dumps(ids),),
+    ).fetchall()
+    return {row[0]: _record(row[:9], row[9], _jobs(db, row[0])) for row in rows}
+
+
+def find(db: sqlite3.Connection, filter: Filter) -> list[EventRecord]:
+    """Events by filter, newest first, without bodies."""
+    conditions, values = _conditions(filter)
+    rows = db.execute(
+        f"SELECT {_LIST} FROM events WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
+        (*values, filter.limit),
+    ).fetchall()
+    return [_record(row, None, _jobs(db, row[0])) for row in rows]
+
+
+def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
+    asked: list[tuple[bool, str, Any]] = [
+        (filter.since is not None, "received_at >= ?", filter.since and stored(filter.since)),
+        (filter.until is not None, "received_at < ?", filter.until and stored(filter.until)),
+        (filter.message_type is not None, "type = ?", filter.message_type),
+        (filter.phone is not None, "phone = ?", filter.phone),
+        (filter.before is not None, "id < ?", filter.before),
+        (
+            bool(filter.kinds),
+            "kind IN (SELECT value FROM json_each(?))",
+            json.dumps([KINDS.index(kind) for kind in filter.kinds]),
+        ),
+        (
+            # Between commas, so that "support" is not found in "support-billing".
+            filter.label is not None,
+            "instr(', ' || lower(labels) || ', ', ', ' || ? || ', ') > 0",
+            filter.label and filter.label.strip().lower(),
+        ),
+    ]
+    conditions = ["1"] + [text for given, text, _ in asked if given]
+    values = [value for given, _, value in asked if given]
+    if filter.states:
+        states = sorted(filter.states)
+        if states == [State.DISCARDED]:
+            # From the index of discarded jobs: there are few of them among many events.
+            conditions.append(
+                "id IN (SELECT id / 1000 FROM jobs INDEXED BY jobs_discarded WHERE state = 4)"
+            )
+        else:
+            conditions.append(
+                "EXISTS (SELECT 1 FROM jobs j WHERE j.id BETWEEN events.id * 1000 AND "
+                "events.id * 1000 + 999 AND j.state IN (SELECT value FROM json_each(?)))"
+            )
+            values.append(json.dumps(states))
+    return conditions, values
+
+
+def _record(row: Sequence[Any], raw: bytes | None, jobs: tuple[JobRecord, ...]) -> EventRecord:
+    id_, kind, received_at, deliveries, account, phone, type_, labels, reason = row
+    return EventRecord(
+        id=id_,
+        kind=KINDS[kind],
+        received_at=when(received_at),
+        deliveries=deliveries,
+        account=account,
+        phone=phone,
+        message_type=type_,
+        labels=tuple(label for label in labels.split(", ") if label),
+        reason=reason,
+        raw=raw,
+        jobs=jobs,
+    )
+
+
+def _jobs(db: sqlite3.Connection, event_id: int) -> tuple[JobRecord, ...]:
+    first, last = event_id * JOBS_PER_EVENT, event_id * JOBS_PER_EVENT + JOBS_PER_EVENT - 1
+    attempts: dict[int, list[AttemptRecord]] = {}
+    for job, number, started, ended, outcome, reason, detail in db.execute(
+        "SELECT * FROM attempts WHERE job BETWEEN ? AND ? ORDER BY job, number", (first, last)
+    ):
+        attempts.setdefault(job, []).append(
+            AttemptRecord(number, when(started), when(ended), outcome, reason, detail)
+        )
+    found = []
+    for id_, name, state, run_at, attempt, spent, started, ended, reason in db.execute(
+        "SELECT j.id, coalesce(r.name, '?'), state, run_at, attempt, spent, started_at, ended_at, "
+        "reason FROM jobs j LEFT JOIN routes r ON r.id = j.lane >> 48 "
+        "WHERE j.id BETWEEN ? AND ? ORDER BY j.id",
+        (first, last),
+    ):
+        tried = attempts.get(id_, [])
+        if state == State.COMPLETED and started is not None:
+            # The attempt that completed is on the job itself: most jobs need no second row.
+            tried.append(
+                AttemptRecord(attempt, when(started), when(ended), "completed", None, None)
+            )
+        job = Job(id_, name, State(state), run_at, attempt, spent, reason)
+        found.append(JobRecord(job, tuple(tried)))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def oldest_available(db: sqlite3.Connection) -> datetime | None:
+    """When the longest-waiting claimable job became so. Jobs of one lane are in order, so the
+    first of each lane is enough; with very many lanes this is a scan of a small index."""
+    row = db.execute(
+        "SELECT min(run_at) FROM jobs WHERE id IN "
+        "(SELECT min(id) FROM jobs INDEXED BY jobs_available WHERE state = 0)"
+    ).fetchone()
+    return when(row[0]) if row[0] is not None else None
+
+
+def stats(db: sqlite3.Connection, routes: Collection[str]) -> Stats:
+    """The inbox in numbers."""
+    kinds = dict(db.execute("SELECT kind, count(*) FROM events GROUP BY kind").fetchall())
+    states = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
+    waiting = db.execute(
+        "SELECT coalesce(r.name, '?'), count(*) FROM jobs j LEFT JOIN routes r "
+        f"ON r.id = j.lane >> 48 WHERE {_UNFINISHED} GROUP BY 1"
+    ).fetchall()
+    pages = db.execute("PRAGMA page_count").fetchone()[0]
+    size = db.execute("PRAGMA page_size").fetchone()[0]
+    return Stats(
+        events={name: kinds.get(n, 0) for n, name in enumerate(KINDS)},
+        jobs={state.name.lower(): states.get(state, 0) for state in State},
+        oldest_available_at=oldest_available(db),
+        unknown_routes={name: n for name, n in waiting if name not in routes} if routes else {},
+        bytes=pages * size,
+    )
+
+
+# ---------------------------------------------------------------- changes
+
+
+def resubmit(db: sqlite3.Connection, jobs: Sequence[int], now: int) -> int:
+    """Discarded jobs become available again, with a fresh budget: all of them or none."""
+    found = dict(
+        db.execute(
+            "SELECT id, state FROM jobs WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(jobs),),
+        ).fetchall()
+    )
+    for job in jobs:
+        if job not in found:
+            raise NotFound(f"there is no job {job}")
+        if found[job] != State.DISCARDED:
+            raise StateError(
+                f"job {job} is {State(found[job]).name.lower()}; only discarded jobs can be "
+                "resubmitted"
+            )
+    events = sorted({job // JOBS_PER_EVENT for job in jobs})
+    for id_ in set(events) - set(bodies(db, events)):
+        raise StateError(f"the body of event {id_} is gone (retention); it cannot run again")
+    return db.execute(
+        "UPDATE jobs SET state = 0, run_at = ?, spent = 0 "
+        "WHERE id IN (SELECT value FROM json_each(?))",
+        (now, json.dumps(jobs)),
+    ).rowcount
+
+
+class Pruned(NamedTuple):
+    """What one step of retention did, and after which event the next one begins."""
+
+    bodies: int
+    events: int
+    after: int
+
+
+def prune(db: sqlite3.Connection, retention: Retention, now: int, after: int) -> Pruned:
+    """Look at the next few events: take the bodies, then the keys, that retention lets go.
+
+    Only finished ones, and never the newest event: its number would be given out again. What
+    ``retention.bytes`` bounds is the used part of the file, which does not shrink by itself.
+    """
+    newest = db.execute("SELECT coalesce(max(id), 0) FROM events").fetchone()[0]
+    used = (
+        db.execute("PRAGMA page_count").fetchone()[0]
+        - db.execute("PRAGMA freelist_count").fetchone()[0]
+    ) * db.execute("PRAGMA page_size").fetchone()[0]
+    crowded = retention.bytes is not None and used > retention.bytes
+    window = json.loads(
+        db.execute(
+            "SELECT json_group_array(json_array(id, received_at, body, unfinished)) FROM ("
+            " SELECT id, received_at, raw IS NOT NULL AS body, EXISTS ("
+            f"  SELECT 1 FROM jobs j WHERE {_UNFINISHED} AND j.id BETWEEN"
+            "   events.id * 1000 AND events.id * 1000 + 999) AS unfinished"
+            " FROM events WHERE id > ? ORDER BY id LIMIT ?)",
+            (after, PRUNE_WINDOW),
+        ).fetchone()[0]
+    )
+    bodies: list[int] = []
+    events: list[int] = []
+    for id_, received_at, body, unfinished in window:
+        if len(bodies) + len(events) >= PRUNE_STEP:
+            break
+        after = id_
+        age = (now - received_at) / 1000
+        if unfinished or id_ == newest:
+            continue
+        if retention.keys is not None and age > retention.keys:
+            events.append(id_)
+        elif body and (
+            crowded
+            or (retention.age is not None and age > retention.age)
+            or (retention.rows is not None and newest - id_ >= retention.rows)
+        ):
+            bodies.append(id_)
+    else:
+        if len(window) < PRUNE_WINDOW:
+            after = 0  # that was the end: the next pass begins at the oldest event
+    _take_bodies(db, bodies)
+    _delete(db, events)
+    return Pruned(len(bodies), len(events), after)
+
+
+def evict(db: sqlite3.Connection, rows: int, size: int) -> int:
+    """Quarantine is a ring: beyond so many bodies or bytes, the oldest bodies go."""
+    ids = [
+        id_
+        for (id_,) in db.execute(
+            "SELECT id FROM (SELECT id, row_number() OVER newest AS n, "
+            "sum(length(raw)) OVER newest AS total FROM events INDEXED BY events_quarantined "
+            "WHERE kind = 3 AND raw IS NOT NULL WINDOW newest AS (ORDER BY id DESC)) "
+            "WHERE n > ? OR total > ? LIMIT ?",
+            (rows, size, PRUNE_STEP),
+        )
+    ]
+    _take_bodies(db, ids)
+    return len(ids)
+
+
+def _take_bodies(db: sqlite3.Connection, ids: Sequence[int]) -> None:
+    if ids:
+        db.execute(
+            "UPDATE events SET raw = NULL, routes = NULL "
+            "WHERE id IN (SELECT value FROM json_each(?))",
+            (json.dumps(ids),),
+        )
+
+
+def _delete(db: sqlite3.Connection, ids: Sequence[int]) -> None:
+    for table, column in (("attempts", "job"), ("jobs", "id")):
+        for id_ in ids:
+            first = id_ * JOBS_PER_EVENT
+            db.execute(
+                f"DELETE FROM {table} WHERE {column} BETWEEN ? AND ?",
+                (first, first + JOBS_PER_EVENT - 1),
+            )
+    if ids:
+        db.execute(
+            "DELETE FROM events WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(ids),)
+        )

@@ -1,0 +1,813 @@
+"""The writer's thread: what one transaction of the SQLite inbox does.
+
+The limit of the accept path is the interpreter lock, which every statement gives away once or
+twice: so few statements, whole batches in and out as one text, and nothing row by row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import queue
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..errors import ConfigurationError, Unavailable
+from ..event import Event
+from ..jobs import Job, State
+from ..telemetry import Meter
+from .base import KINDS, Entry, Kept, Lost, Run, Settled, Want
+from .locks import FileLock
+
+log = logging.getLogger("whatsable_receiver.inbox")
+
+LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # sizes of the accept statement, prepared once each
+LARGEST_CYCLE = LADDER[-1]
+CHECKPOINT_BYTES = 4 << 20  # of log, roughly: small steps keep the pause of one short
+WAKE_STEP = 1000
+FEW = 4  # jobs of a lane that are claimed together, unless few lanes have any
+SCHEMA = 1
+
+# ---------------------------------------------------------------- the statements
+
+# A temporary trigger, because it belongs to the statement beside it and not to the file.
+ACCEPT_TRIGGER = """
+CREATE TEMP TRIGGER accept AFTER INSERT ON main.events WHEN NEW.routes IS NOT NULL BEGIN
+  INSERT INTO jobs(id, lane, state, run_at, reason)
+  SELECT NEW.id * 1000 + 1 + r.key, r.value->>0, r.value->>1, NEW.received_at, r.value->>2
+  FROM json_each(NEW.routes) r;
+END
+"""
+
+_COLUMNS = (
+    "key, fingerprint, deliveries, received_at, kind, account, phone, type, labels, reason, "
+    "routes, raw"
+)
+
+
+def _accept(size: int) -> str:
+    # Naming (key, fingerprint) matters: a clash of ids must fail, not count as a redelivery.
+    # The WHERE drops the padding, and keeps ON CONFLICT from being read as a join.
+    row = "(" + ", ".join("?" * 13) + ")"
+    chosen = ", ".join(f"column{n}" for n in range(2, 14))
+    return (
+        f"INSERT INTO events(id, {_COLUMNS}) "
+        f"SELECT (SELECT coalesce(max(id), 0) FROM events) + column1, {chosen} "
+        f"FROM (VALUES {', '.join([row] * size)}) WHERE column1 IS NOT NULL "
+        "ON CONFLICT(key, fingerprint) DO UPDATE SET deliveries = deliveries + excluded.deliveries"
+    )
+
+
+def _identify(size: int) -> str:
+    return (
+        "SELECT json_group_array(json(coalesce((SELECT json_array(id, deliveries) "
+        "FROM events INDEXED BY events_key WHERE key = column1 AND fingerprint = column2), "
+        f"'null'))) FROM (VALUES {', '.join(['(?, ?)'] * size)})"
+    )
+
+
+ACCEPT = {size: _accept(size) for size in LADDER}
+IDENTIFY = {size: _identify(size) for size in LADDER}
+PADDING = (None,) * 13
+
+# In:  [[id, lease, state, run_at, attempt, spent, started_at, ended_at, reason], ...]
+SAVE = """
+UPDATE jobs SET state = s.value->>2, run_at = s.value->>3, attempt = s.value->>4,
+  spent = s.value->>5, started_at = s.value->>6, ended_at = s.value->>7, reason = s.value->>8,
+  lease = NULL, lease_until = NULL
+FROM json_each(:saves) s
+WHERE jobs.id = s.value->>0 AND jobs.lease = s.value->>1 AND jobs.state = 2
+"""
+# In:  [[job, lease, number, started_at, ended_at, outcome, reason, detail], ...]; before SAVE
+ATTEMPTS = """
+INSERT OR REPLACE INTO attempts
+SELECT a.value->>0, a.value->>2, a.value->>3, a.value->>4, a.value->>5, a.value->>6, a.value->>7
+FROM json_each(:attempts) a
+WHERE EXISTS (SELECT 1 FROM jobs WHERE id = a.value->>0 AND lease = a.value->>1 AND state = 2)
+"""
+WAKE = """
+UPDATE jobs SET state = 0 WHERE id IN (
+  SELECT id FROM jobs INDEXED BY jobs_due
+  WHERE state IN (1, 5) AND run_at <= :now ORDER BY run_at LIMIT :step)
+"""
+NEXT_DUE = "SELECT min(run_at) FROM jobs INDEXED BY jobs_due WHERE state IN (1, 5)"
+
+# In:  [[lane before the first, lane after the last, how many lanes to look at], ...]
+# Out: one row of JSON: [[looked at, last lane, [[lane, [[id, run_at, attempt, spent], ...]], ...]]]
+# It jumps from lane to lane instead of sorting jobs: a naive "oldest first" reads 44,000 jobs a
+# second from many conversations and 20 a second from one.
+CLAIM = """
+SELECT json_group_array(json((
+  WITH RECURSIVE l(lane, n) AS (
+    SELECT (SELECT lane FROM jobs INDEXED BY jobs_available WHERE state = 0
+            AND lane > w.value->>0 AND lane < w.value->>1 ORDER BY lane LIMIT 1), 1
+    UNION ALL
+    SELECT (SELECT lane FROM jobs INDEXED BY jobs_available WHERE state = 0
+            AND lane > l.lane AND lane < w.value->>1 ORDER BY lane LIMIT 1), n + 1
+    FROM l WHERE l.lane IS NOT NULL AND n < w.value->>2)
+  SELECT json_array(max(n) FILTER (WHERE lane IS NOT NULL), max(lane),
+    json_group_array(json_array(lane, json((
+      SELECT json_group_array(json_array(id, run_at, attempt, spent)) FROM (
+        SELECT id, run_at, attempt, spent FROM jobs INDEXED BY jobs_available
+        WHERE state = 0 AND lane = l.lane ORDER BY id LIMIT :run)))))
+    FILTER (WHERE lane IS NOT NULL AND NOT EXISTS (
+      SELECT 1 FROM jobs b INDEXED BY jobs_busy WHERE b.state IN (2, 5) AND b.lane = l.lane)))
+  FROM l))) FROM json_each(:wants) w
+"""
+LEASE = """
+UPDATE jobs SET state = 2, lease = :lease, lease_until = :until, started_at = :now,
+  attempt = attempt + 1, spent = spent + 1
+WHERE id IN (SELECT value FROM json_each(:ids))
+"""
+RENEW = """
+UPDATE jobs SET lease_until = :until
+WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy
+             WHERE state IN (2, 5) AND lease BETWEEN :first AND :last AND state = 2)
+"""
+# The head of each lane is read before anything is changed: an UPDATE whose subquery reads the
+# rows it changes would charge every job of the lane, one after the other.
+EXPIRED = """
+SELECT json_group_array(json_array(id, lane, run_at, attempt, spent, started_at)) FROM (
+  SELECT min(id) AS id, lane, run_at, attempt, spent, started_at FROM jobs INDEXED BY jobs_busy
+  WHERE state IN (2, 5) AND state = 2 AND lease_until < :now GROUP BY lane)
+"""
+FREE_FOLLOWERS = """
+UPDATE jobs SET state = 0, lease = NULL, lease_until = NULL, started_at = NULL,
+  attempt = attempt - 1, spent = spent - 1
+WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy
+             WHERE state IN (2, 5) AND state = 2 AND lease_until < :now)
+  AND id NOT IN (SELECT value FROM json_each(:heads))
+"""
+
+MORE_OF_LANES = """
+SELECT json_group_array(json_array(l.value, json((
+  SELECT json_group_array(json_array(id, run_at, attempt, spent)) FROM (
+    SELECT id, run_at, attempt, spent FROM jobs INDEXED BY jobs_available
+    WHERE state = 0 AND lane = l.value ORDER BY id LIMIT :run))))) FROM json_each(:lanes) l
+"""
+
+
+# ---------------------------------------------------------------- what passes between the threads
+
+
+class Wants(NamedTuple):
+    """A claim: what of each route, and how many lanes in all."""
+
+    routes: Sequence[Want]
+    lanes: int
+
+
+class Waiting(NamedTuple):
+    entry: Entry
+    answer: asyncio.Future[Kept]
+    since: float
+
+
+@dataclass(slots=True)
+class Cycle:
+    """One transaction's worth of work, and what became of it."""
+
+    waiting: list[Waiting]
+    saves: list[Settled]
+    wants: Wants | None
+    claim: asyncio.Future[Claimed] | None
+    kept: list[Kept | Unavailable] = field(default_factory=list)
+    claimed: Claimed | None = None
+    error: Unavailable | None = None
+
+
+class Claimed(NamedTuple):
+    runs: list[Run]
+    more: bool  # there may be more: ask again at once
+
+
+@dataclass(slots=True)
+class Act:
+    """A transaction of its own, and the future of its answer."""
+
+    work: Callable[[sqlite3.Connection], Any]
+    answer: asyncio.Future[Any]
+
+
+# ---------------------------------------------------------------- opening the file
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """A connection with the pragmas that the promises need; used by one thread at a time."""
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    try:
+        db.execute("PRAGMA busy_timeout = 5000")
+        db.execute("PRAGMA page_size = 8192")
+        # Another process may be making the same switch: this one statement does not wait by itself.
+        for _ in range(50):
+            try:
+                mode = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                break
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error):
+                    raise
+                time.sleep(0.02)
+        else:
+            raise sqlite3.OperationalError("database is locked")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA wal_autocheckpoint = 0")
+        db.execute("PRAGMA automatic_index = OFF")
+        db.execute("PRAGMA cache_size = -65536")
+        synchronous = db.execute("PRAGMA synchronous").fetchone()[0]
+        if mode != "wal" or synchronous != 2:
+            # Promise 1 stands on these two.
+            raise ConfigurationError(
+                f"{path} cannot be made durable: journal_mode is {mode!r} (not 'wal'), "
+                f"synchronous is {synchronous} (not 2, FULL); use a local disk"
+            )
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def migrate(db: sqlite3.Connection) -> None:
+    """Bring the schema to the newest number, each step in a transaction of its own."""
+    while (version := db.execute("PRAGMA user_version").fetchone()[0]) < SCHEMA:
+        name = f"sqlite_{version + 1:04}.sql"
+        script = (resources.files(__package__) / "schema" / name).read_text()
+        db.execute("BEGIN IMMEDIATE")
+        try:
+            if db.execute("PRAGMA user_version").fetchone()[0] == version:
+                for statement in script.split(";\n"):
+                    if statement.strip():
+                        db.execute(statement)
+                db.execute(f"PRAGMA user_version = {version + 1}")
+            db.execute("COMMIT")
+        except BaseException:
+            db.execute("ROLLBACK")
+            raise
+    if version > SCHEMA:
+        raise ConfigurationError(
+            f"the database has schema {version}, and this version knows {SCHEMA}: "
+            "it was written by a newer whatsable-receiver; upgrade this one"
+        )
+
+
+# ---------------------------------------------------------------- the thread
+
+
+class Writer:
+    """Owns the one writing connection, from ``start_up`` on; ``run`` is its thread."""
+
+    def __init__(
+        self,
+        path: Path,
+        routes: Sequence[str],
+        *,
+        clock: Callable[[], int],
+        lease_ms: int,
+        meter: Meter,
+        create: bool,
+        done: Callable[[Cycle | Act, int | None, Any], None],
+    ) -> None:
+        self.path = path
+        self.clock = clock
+        self.lease_ms = lease_ms
+        self.meter = meter
+        self.create = create
+        self.done = done
+        self.tasks: queue.SimpleQueue[Cycle | Act | None] = queue.SimpleQueue()
+        self.wanted_routes = routes
+        self.route_ids: dict[str, int] = {}
+        self.due: int | None = None  # when the next retry falls due
+        self._route_names: dict[int, str] = {}
+        self._db: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._turn: FileLock | None = None
+        self._alive: FileLock | None = None
+        self._cursors: dict[str, int] = {}
+        # A token is new at every claim and never that of another process, dead or alive: pids
+        # come again. The lower 20 bits count the claims.
+        self._first_lease = secrets.randbits(42) << 20
+        self._claims = 0
+        self._leased = 0
+        self._renew_at = 0.0
+        self._logged = 0  # bytes since the last checkpoint, roughly
+        self._version: int | None = None  # data_version: changes when another process commits
+
+    # ------------------------------------------------------------ start and stop
+
+    def start_up(self) -> None:
+        """Open or make the file, and learn the routes' numbers. Raises ConfigurationError."""
+        if not self.path.parent.is_dir():
+            raise ConfigurationError(f"the folder of the database {self.path} does not exist")
+        if not self.create and not self.path.exists():
+            raise ConfigurationError(f"there is no database {self.path}")
+        try:
+            self._turn = FileLock(self.path.with_name(self.path.name + "-turn"))
+            self._alive = FileLock(self.path.with_name(self.path.name + "-alive"))
+            with self._my_turn():
+                first = bool(self.wanted_routes) and self._alive.take(wait=False)
+                db = self._database()
+                if first:
+                    # Nobody else is alive: whoever held these leases is dead.
+                    db.execute(
+                        "UPDATE jobs SET lease_until = 0 WHERE id IN (SELECT id FROM jobs "
+                        "INDEXED BY jobs_busy WHERE state IN (2, 5) AND state = 2)"
+                    )
+            self._alive.take(shared=True)
+        except sqlite3.Error as error:
+            self.shut_down()
+            raise ConfigurationError(f"the database {self.path} cannot be used: {error}") from error
+        except OSError as error:
+            self.shut_down()
+            raise ConfigurationError(
+                f"the database {self.path} cannot be used: {error.strerror}"
+            ) from error
+        except BaseException:
+            self.shut_down()
+            raise
+
+    def _database(self) -> sqlite3.Connection:
+        if self._db is not None:
+            return self._db
+        fresh = not self.path.exists()
+        if fresh and self._inode is not None and not self.create:
+            raise sqlite3.OperationalError("the file is gone")
+        db = connect(self.path)
+        try:
+            migrate(db)
+            db.execute(ACCEPT_TRIGGER)
+            for name in self.wanted_routes:
+                db.execute("INSERT OR IGNORE INTO routes(name) VALUES (?)", (name,))
+            known = db.execute("SELECT id, name FROM routes").fetchall()
+            self.due = db.execute(NEXT_DUE).fetchone()[0]
+        except BaseException:
+            db.close()
+            raise
+        self._route_names = dict(known)
+        self.route_ids = {name: number for number, name in known if name in set(self.wanted_routes)}
+        if fresh:
+            # The file's name is stable only once its folder is synced.
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        self._db = db
+        self._inode = self._identity()
+        return db
+
+    def _identity(self) -> tuple[int, int]:
+        stat = os.stat(self.path)
+        return stat.st_dev, stat.st_ino
+
+    def shut_down(self) -> None:
+        """Let go of the file and the locks."""
+        if self._db is not None:
+            with suppress(sqlite3.Error), self._my_turn():
+                self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._db.close()
+            self._db = None
+        for lock in (self._turn, self._alive):
+            if lock is not None:
+                lock.close()
+        self._turn = self._alive = None
+
+    @contextmanager
+    def _my_turn(self) -> Iterator[None]:
+        assert self._turn is not None
+        self._turn.take()
+        try:
+            yield
+        finally:
+            self._turn.release()
+
+    # ------------------------------------------------------------ the thread itself
+
+    def run(self) -> None:
+        """Do what comes until told to stop; renew leases meanwhile, whatever the loop does."""
+        while True:
+            try:
+                task = self.tasks.get(timeout=self._patience())
+            except queue.Empty:
+                self._idle()
+                continue
+            if task is None:
+                break
+            began = time.perf_counter()
+            answer: Any = None
+            if isinstance(task, Act):
+                answer = self._act(task)
+            else:
+                self._cycle(task)
+            self.meter.time("commit", time.perf_counter() - began)
+            self._renew_if_due()
+            self.done(task, self.due, answer)
+            if self._logged >= CHECKPOINT_BYTES:
+                self._checkpoint()
+        self.shut_down()
+
+    def _patience(self) -> float | None:
+        if self._leased > 0:
+            return max(0.01, min(1.0, self._renew_at - time.monotonic()))
+        return 1.0 if self._logged else None
+
+    def _idle(self) -> None:
+        self._renew_if_due()
+        if self._logged:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        # Under the lock of the turn: versions of SQLite before 3.51.3 can corrupt a log that two
+        # connections reset at once.
+        self._logged = 0
+        if self._db is None:
+            return
+        try:
+            with self._my_turn():
+                self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite3.Error as error:
+            log.warning("a checkpoint has to wait: %s", error)
+
+    def _renew_if_due(self) -> None:
+        if self._leased <= 0 or time.monotonic() < self._renew_at or self._db is None:
+            return
+        self._renew_at = time.monotonic() + self.lease_ms / 3000
+        lease = self._first_lease
+        try:
+            with self._my_turn():
+                self._leased = self._db.execute(
+                    RENEW,
+                    {
+                        "until": self.clock() + self.lease_ms,
+                        "first": lease,
+                        "last": lease + (1 << 20),
+                    },
+                ).rowcount
+        except sqlite3.Error as error:
+            log.warning("leases could not be renewed: %s", error)
+
+    # ------------------------------------------------------------ transactions
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction in the file that stands at the path now, or ``Unavailable``."""
+        with self._my_turn():
+            db = None
+            try:
+                db = self._database()
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+                if self._identity() != self._inode:
+                    raise sqlite3.OperationalError("the file was replaced")
+            except (sqlite3.Error, OSError, ConfigurationError) as error:
+                self._after(error)
+                raise Unavailable(f"the inbox cannot be written: {error}") from error
+            except BaseException:
+                if db is not None and db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _after(self, error: Exception) -> None:
+        """Leave no transaction behind; a connection that is not merely busy is opened anew."""
+        if self._db is None:
+            return
+        with suppress(sqlite3.Error):
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+        if code not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CONSTRAINT):
+            self._db.close()
+            self._db = None
+
+    def _act(self, act: Act) -> Any:
+        try:
+            with self._transaction() as db:
+                return act.work(db)
+        except Exception as error:  # handed to whoever asked, whatever it is
+            return error
+
+    def _cycle(self, cycle: Cycle) -> None:
+        try:
+            with self._transaction() as db:
+                self._fill(db, cycle)
+            return
+        except Unavailable as error:
+            cycle.error = error
+        except Exception as error:  # a row that cannot be bound must not take 255 others with it
+            log.exception("a cycle failed")
+            cycle.error = Unavailable(f"the inbox cannot be written: {error}")
+        cycle.claimed = None
+        cycle.kept = [cycle.error] * len(cycle.waiting)
+        if len(cycle.waiting) > 1 and self._db is not None:
+            self._one_by_one(cycle)
+
+    def _one_by_one(self, cycle: Cycle) -> None:
+        for n, one in enumerate(cycle.waiting):
+            try:
+                with self._transaction() as db:
+                    cycle.kept[n] = self._accept(db, [one])[0]
+            except Unavailable as error:
+                cycle.kept[n:] = [error] * (len(cycle.waiting) - n)
+                return
+            except Exception as error:  # this is the row
+                cycle.kept[n] = Unavailable(f"this delivery cannot be stored: {error}")
+
+    def _fill(self, db: sqlite3.Connection, cycle: Cycle) -> None:
+        now = self.clock()
+        if cycle.saves:
+            self._save(db, cycle.saves)
+        if cycle.waiting:
+            cycle.kept = list(self._accept(db, cycle.waiting))
+        if cycle.wants is not None:
+            if self.due is not None and self.due <= now:
+                self._wake(db, now)
+            cycle.claimed = self._claim(db, cycle.wants, now)
+            self._give_events(cycle)
+
+    def _accept(self, db: sqlite3.Connection, waiting: Sequence[Waiting]) -> list[Kept]:
+        folded: dict[tuple[bytes, bytes], list[int]] = {}
+        for n, one in enumerate(waiting):
+            folded.setdefault((one.entry.key, one.entry.fingerprint), []).append(n)
+        size = next(step for step in LADDER if step >= len(folded))
+        values: list[Any] = []
+        jobs = 0
+        jobless = False
+        for position, places in enumerate(folded.values(), 1):
+            entry = waiting[places[0]].entry
+            jobs += len(entry.jobs)
+            jobless = jobless or not entry.jobs
+            values += self._row(position, len(places), entry)
+        for _ in range(size - len(folded)):
+            values += PADDING
+        before = db.total_changes
+        cursor = db.execute(ACCEPT[size], values)
+        if not jobless and db.total_changes - before == len(folded) + jobs:
+            # The usual case: each row is new, or one of them would have made no job.
+            first = (cursor.lastrowid or 0) - len(folded)
+            answers = [(first + position, True) for position in range(1, len(folded) + 1)]
+        else:
+            answers = self._identify(db, folded)
+        kept: list[Any] = [None] * len(waiting)
+        for (event, new), places in zip(answers, folded.values(), strict=True):
+            kept[places[0]] = Kept(event, new)
+            for place in places[1:]:
+                kept[place] = Kept(event, False)
+        self._logged += 600 + sum(200 + len(one.entry.raw) for one in waiting)
+        return kept
+
+    def _row(self, position: int, deliveries: int, entry: Entry) -> tuple[Any, ...]:
+        routes = None
+        if entry.jobs:
+            routes = json.dumps(
+                [
+                    (
+                        (self.route_ids[job.route] << 48) | job.lane,
+                        State.AVAILABLE if job.discarded is None else State.DISCARDED,
+                        job.discarded,
+                    )
+                    for job in entry.jobs
+                ]
+            )
+        return (
+            position,
+            entry.key,
+            entry.fingerprint,
+            deliveries,
+            entry.received_at,
+            KINDS.index(entry.kind),
+            entry.account,
+            entry.phone,
+            entry.message_type,
+            entry.labels,
+            entry.reason,
+            routes,
+            entry.raw,
+        )
+
+    def _identify(
+        self, db: sqlite3.Connection, folded: dict[tuple[bytes, bytes], list[int]]
+    ) -> list[tuple[int, bool]]:
+        """Numbers of events just written. New is who counts as many deliveries as came just now:
+        arithmetic on numbers would be wrong for a batch of nothing but redeliveries."""
+        size = next(step for step in LADDER if step >= len(folded))
+        values: list[bytes | None] = [part for pair in folded for part in pair]
+        values += [None] * (2 * (size - len(folded)))
+        found = json.loads(db.execute(IDENTIFY[size], values).fetchone()[0])
+        return [
+            (event, deliveries == len(places))
+            for (event, deliveries), places in zip(found, folded.values(), strict=False)
+        ]
+
+    def _save(self, db: sqlite3.Connection, saves: Sequence[Settled]) -> None:
+        rows = []
+        attempts = []
+        for job, lease, started, ended, outcome, detail in saves:
+            rows.append(
+                (
+                    job.id,
+                    lease,
+                    job.state,
+                    job.run_at,
+                    job.attempt,
+                    job.spent,
+                    started,
+                    ended,
+                    job.reason,
+                )
+            )
+            if outcome is not None:
+                attempts.append(
+                    (job.id, lease, job.attempt, started, ended, outcome, job.reason, detail)
+                )
+            if job.state in (State.RETRYABLE, State.HELD):
+                self.due = job.run_at if self.due is None else min(self.due, job.run_at)
+        if attempts:
+            db.execute(ATTEMPTS, {"attempts": json.dumps(attempts)})
+        changed = db.execute(SAVE, {"saves": json.dumps(rows)}).rowcount
+        self._leased -= changed
+        self._logged += 100 * len(rows)
+        if changed < len(rows):
+            lost = len(rows) - changed
+            self.meter.count("leases_lost", lost)
+            log.warning("%d outcomes were dropped: their leases were lost", lost)
+
+    def _wake(self, db: sqlite3.Connection, now: int) -> None:
+        while db.execute(WAKE, {"now": now, "step": WAKE_STEP}).rowcount == WAKE_STEP:
+            pass
+        self.due = db.execute(NEXT_DUE).fetchone()[0]
+
+    # ------------------------------------------------------------ claims
+
+    def _claim(self, db: sqlite3.Connection, wants: Wants, now: int) -> Claimed:
+        ranges = [self._range(want) for want in wants.routes]
+        found = json.loads(
+            db.execute(CLAIM, {"wants": json.dumps(ranges), "run": FEW}).fetchone()[0]
+        )
+        shares = _shares(
+            [
+                min(want.lanes, len(lanes))
+                for want, (_, _, lanes) in zip(wants.routes, found, strict=True)
+            ],
+            wants.lanes,
+        )
+        runs: list[Run] = []
+        more = False
+        lease = self._first_lease + (self._claims & 0xFFFFF)
+        for want, limits, (looked, last, lanes), share in zip(
+            wants.routes, ranges, found, shares, strict=True
+        ):
+            start, end, limit = limits
+            taken = lanes[:share]
+            filled = share < len(lanes) or (looked or 0) >= limit
+            # Begin again at the lowest lane, unless lanes were left over: without this wrap
+            # every second claim would find almost nothing.
+            first = end - (1 << 48) - 1
+            more = more or filled or start > first
+            if not filled:
+                self._cursors[want.route] = first
+            elif share < len(lanes):
+                self._cursors[want.route] = taken[-1][0] if taken else start
+            else:
+                self._cursors[want.route] = last
+            if want.jobs <= want.lanes:
+                taken = [(lane, jobs[:1]) for lane, jobs in taken]
+            elif len(taken) * FEW < want.jobs and any(len(jobs) == FEW for _, jobs in taken):
+                taken = self._more_of(db, taken, want)
+                more = True
+            runs += [
+                Run(want.route, lane, lease, _heads(want.route, jobs), {}) for lane, jobs in taken
+            ]
+        if runs:
+            self._lease(db, [job.id for run in runs for job in run.jobs], lease, now)
+        return Claimed(runs, more)
+
+    def _range(self, want: Want) -> tuple[int, int, int]:
+        """Before the first lane to look at, after the last, and how many to look at: busy ones
+        count too, so some more than wanted."""
+        first = self.route_ids[want.route] << 48
+        return (
+            self._cursors.get(want.route, first - 1),
+            first + (1 << 48),
+            2 * want.lanes + 8,
+        )
+
+    def _lease(self, db: sqlite3.Connection, ids: list[int], lease: int, now: int) -> None:
+        values = {
+            "lease": lease,
+            "until": now + self.lease_ms,
+            "now": now,
+            "ids": json.dumps(ids),
+        }
+        db.execute(LEASE, values)
+        self._claims += 1
+        if self._leased <= 0:
+            self._leased = 0
+            self._renew_at = time.monotonic() + self.lease_ms / 3000
+        self._leased += len(ids)
+        self._logged += 100 * len(ids)
+
+    def _more_of(self, db: sqlite3.Connection, taken: list[Any], want: Want) -> list[Any]:
+        values = {
+            "lanes": json.dumps([lane for lane, _ in taken]),
+            "run": max(FEW, want.jobs // len(taken)),
+        }
+        more: list[Any] = json.loads(db.execute(MORE_OF_LANES, values).fetchone()[0])
+        return more
+
+    def _give_events(self, cycle: Cycle) -> None:
+        """Put the events of this very cycle beside their jobs: nobody reads them again."""
+        assert cycle.claimed is not None
+        fresh = {
+            kept.event: one.entry
+            for one, kept in zip(cycle.waiting, cycle.kept, strict=True)
+            if isinstance(kept, Kept) and kept.new
+        }
+        if not fresh:
+            return
+        for run in cycle.claimed.runs:
+            for job in run.jobs:
+                entry = fresh.get(job.event_id)
+                if entry is not None and entry.payload is not None:
+                    received = datetime.fromtimestamp(entry.received_at / 1000, UTC)
+                    run.events[job.event_id] = Event(
+                        entry.payload, entry.raw, received, id=job.event_id
+                    )
+
+    def take_back(self, db: sqlite3.Connection) -> list[Lost]:
+        """Lease anew the heads of lanes whose lease ran out; free the jobs behind them."""
+        now = self.clock()
+        heads = json.loads(db.execute(EXPIRED, {"now": now}).fetchone()[0])
+        if not heads:
+            return []
+        ids = json.dumps([head[0] for head in heads])
+        db.execute(FREE_FOLLOWERS, {"now": now, "heads": ids})
+        lease = self._first_lease + (self._claims & 0xFFFFF)
+        self._claims += 1
+        lost = []
+        unknown = []
+        for job, lane, run_at, attempt, spent, started in heads:
+            route = self._route_names.get(lane >> 48)
+            if route not in self.route_ids or route is None:
+                unknown.append(job)
+                continue
+            head = Job(job, route, State.RUNNING, run_at, attempt, spent)
+            lost.append(Lost(head, lease, started or now))
+        db.execute(
+            "UPDATE jobs SET lease = :lease, lease_until = :until WHERE id IN "
+            "(SELECT value FROM json_each(:ids))",
+            {"lease": lease, "until": now + self.lease_ms, "ids": ids},
+        )
+        if unknown:
+            # Their code is gone: they wait, and are shown, until it is back.
+            db.execute(
+                "UPDATE jobs SET state = 0, lease = NULL, lease_until = NULL WHERE id IN "
+                "(SELECT value FROM json_each(?))",
+                (json.dumps(unknown),),
+            )
+        self._leased = max(0, self._leased) + len(lost)
+        return lost
+
+    def changed_elsewhere(self, db: sqlite3.Connection) -> bool:
+        """Whether another process wrote to the file since this was last asked."""
+        version = db.execute("PRAGMA data_version").fetchone()[0]
+        before, self._version = self._version, version
+        if before == version:
+            return False
+        self.due = db.execute(NEXT_DUE).fetchone()[0]
+        return True
+
+
+def _shares(counts: Sequence[int], lanes: int) -> list[int]:
+    """How many lanes each route gets: all it has, or an even part of what others leave."""
+    shares = [0] * len(counts)
+    for left, n in zip(
+        range(len(counts), 0, -1), sorted(range(len(counts)), key=counts.__getitem__), strict=True
+    ):
+        shares[n] = min(counts[n], -(-lanes // left))
+        lanes -= shares[n]
+    return shares
+
+
+def _heads(route: str, jobs: Sequence[Sequence[int]]) -> tuple[Job, ...]:
+    """The jobs of a lane that may run one after the other under one lease.
+
+    One that was tried before runs alone: outcomes are written in batches, so behind a head that
+    is done there might stand the job that kills its process, and never be charged for it.
+    """
+    chosen: list[Job] = []
+    for id_, run_at, attempt, spent in jobs:
+        if attempt and chosen:
+            break
+        chosen.append(Job(id_, route, State.RUNNING, run_at, attempt + 1, spent + 1))
+        if attempt:
+            break
+    return tuple(chosen)

@@ -1,0 +1,277 @@
+"""Claim, run, settle, save. Knows nothing about messages or media."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from .errors import Unavailable
+from .event import Event
+from .inbox.base import Inbox, Lost, Run, Settled, Want
+from .jobs import (
+    LEASE_LOST,
+    Completed,
+    Discarded,
+    Failed,
+    GivenBack,
+    Job,
+    Outcome,
+    Retries,
+    State,
+    not_begun,
+    settle,
+)
+from .telemetry import Meter, masked
+
+log = logging.getLogger("whatsable_receiver.worker")
+
+JOBS_PER_LANE = 4  # claimed together, on average: fewer transactions, and lanes stay short
+ASKERS = 2  # while the jobs of one claim are dealt out, the next claim is being written
+BREATH = 16  # jobs of one lane before the loop may turn to others, if no handler ever waits
+
+STOPPED = GivenBack("the receiver stopped before the handler did")
+NO_EVENT = Failed("the stored body cannot be read as a payload by this version")
+
+
+class Work(Protocol):
+    """What the worker needs to know of a route."""
+
+    @property
+    def name(self) -> str:
+        """Under which its jobs are stored."""
+
+    @property
+    def retries(self) -> Retries:
+        """How often its jobs are tried."""
+
+    @property
+    def concurrency(self) -> int | None:
+        """How many lanes of it may run at once; None: as many as there is room for."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether its lanes wait for their retries."""
+
+
+R = TypeVar("R", bound=Work)
+
+
+class Worker(Generic[R]):
+    """Runs the jobs of ``routes`` with ``run``, at most ``concurrency`` lanes at once.
+
+    ``clock`` gives milliseconds, ``chance`` a random number in [0, 1); ``grace`` is the seconds
+    that running handlers get when the worker stops.
+    """
+
+    def __init__(
+        self,
+        inbox: Inbox,
+        routes: Sequence[R],
+        run: Callable[[R, Event], Awaitable[Outcome]],
+        *,
+        clock: Callable[[], int],
+        chance: Callable[[], float],
+        meter: Meter,
+        concurrency: int = 256,
+        grace: float = 10.0,
+        log_phones: bool = False,
+    ) -> None:
+        self._inbox = inbox
+        self._routes = {route.name: route for route in routes}
+        self._run = run
+        self._clock = clock
+        self._chance = chance
+        self._meter = meter
+        self._concurrency = concurrency
+        self._grace = grace
+        self._log_phones = log_phones
+        self._lanes: set[asyncio.Task[None]] = set()
+        self._askers: list[asyncio.Task[None]] = []
+        self._taken: Counter[str] = Counter()  # lanes that run or are asked for, by route
+        self._free = concurrency
+        self._room = asyncio.Event()
+        self._stopping = False
+
+    @property
+    def running(self) -> bool:
+        """Whether it asks for jobs."""
+        return bool(self._askers) and not any(asker.done() for asker in self._askers)
+
+    def start(self) -> None:
+        """Begin to ask for jobs."""
+        if self._routes:
+            self._askers = [asyncio.create_task(self._ask()) for _ in range(ASKERS)]
+
+    async def stop(self) -> None:
+        """Ask no more; wait ``grace`` seconds for what runs; give the rest back."""
+        self._stopping = True
+        await _cancelled(self._askers)
+        self._askers = []
+        if self._lanes:
+            await asyncio.wait(self._lanes, timeout=self._grace)
+        # A handler may shield itself from being cancelled; the process ends all the same.
+        if late := await _cancelled(self._lanes, within=1.0):
+            log.warning("%d handlers do not stop; their leases will run out", late)
+
+    # ------------------------------------------------------------ asking
+
+    async def _ask(self) -> None:
+        while True:
+            wants, lanes = self._wants()
+            if not lanes:
+                self._room.clear()
+                await self._room.wait()
+                continue
+            self._free -= lanes
+            self._taken.update({want.route: want.lanes for want in wants})
+            runs: list[Run] = []
+            try:
+                runs = await self._inbox.claim(wants, lanes)
+                for run in runs:
+                    self._start(run)
+            except Unavailable as error:
+                log.warning("no jobs can be claimed: %s", error)
+                await asyncio.sleep(0.5)
+            finally:
+                self._free += lanes
+                self._taken.subtract({want.route: want.lanes for want in wants})
+                self._room.set()
+
+    def _wants(self) -> tuple[list[Want], int]:
+        """What this asker asks for: half of the room that is left, or all of a small one."""
+        lanes = self._free if self._free < 4 else (self._free + 1) // ASKERS
+        wants = []
+        for route in self._routes.values():
+            room = lanes
+            if route.concurrency is not None:
+                room = min(room, route.concurrency - self._taken[route.name])
+            if room > 0:
+                wants.append(Want(route.name, room, room * (1 if route.strict else JOBS_PER_LANE)))
+        return wants, lanes if wants else 0
+
+    def _start(self, run: Run) -> None:
+        self._free -= 1
+        self._taken[run.route] += 1
+        task = asyncio.create_task(self._lane(run))
+        self._lanes.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._lanes.discard(task)
+        self._room.set()
+
+    # ------------------------------------------------------------ one lane
+
+    async def _lane(self, run: Run) -> None:
+        route = self._routes[run.route]
+        left = iter(run.jobs)
+        try:
+            for n, job in enumerate(left, 1):
+                if self._stopping:
+                    self._leave(run, (job, *left))
+                    return
+                await self._attempt(route, job, run)
+                if n % BREATH == 0:
+                    await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._leave(run, left)
+            raise
+        finally:
+            self._free += 1
+            self._taken[run.route] -= 1
+
+    async def _attempt(self, route: R, job: Job, run: Run) -> None:
+        event = run.events.get(job.event_id)
+        started = self._clock()
+        if job.attempt == 1:
+            self._meter.time("wait", (started - job.run_at) / 1000, route=route.name)
+        outcome: Outcome
+        try:
+            if event is None:
+                outcome = NO_EVENT
+            else:
+                outcome = await self._run(
+                    route,
+                    Event(
+                        event.payload,
+                        event.raw,
+                        event.received_at,
+                        event.id,
+                        job.id,
+                        route.name,
+                        job.attempt,
+                    ),
+                )
+        except asyncio.CancelledError:
+            self._settle(route, job, run.lease, STOPPED, started)
+            raise
+        self._settle(route, job, run.lease, outcome, started)
+
+    def _settle(self, route: R, job: Job, lease: int, outcome: Outcome, started: int) -> None:
+        now = self._clock()
+        settled = settle(
+            job, outcome, now, retries=route.retries, chance=self._chance(), strict=route.strict
+        )
+        word, detail = _described(outcome, settled)
+        self._inbox.save(Settled(settled, lease, started, now, word, detail))
+        self._meter.time(
+            "attempt", (now - started) / 1000, route=route.name, outcome=word or "completed"
+        )
+        self._meter.count("attempts", route=route.name, outcome=word or "completed")
+        if word is not None:
+            extra = {
+                "event": job.event_id,
+                "job": job.id,
+                "route": route.name,
+                "attempt": job.attempt,
+                "outcome": word,
+            }
+            reason = settled.reason or ""
+            reason = reason if self._log_phones else masked(reason)
+            if settled.state is State.DISCARDED:
+                log.error("job %d is discarded: %s", job.id, reason, extra=extra)
+            else:
+                log.warning("job %d %s: %s", job.id, word, reason, extra=extra)
+
+    def _leave(self, run: Run, jobs: Iterable[Job]) -> None:
+        now = self._clock()
+        for job in jobs:
+            self._inbox.save(Settled(not_begun(job), run.lease, now, now))
+
+    # ------------------------------------------------------------ leases that ran out
+
+    async def take_back(self) -> int:
+        """Settle the attempts whose lease ran out: each was an attempt, and counts."""
+        lost: list[Lost] = await self._inbox.take_back()
+        for job, lease, started in lost:
+            self._settle(self._routes[job.route], job, lease, LEASE_LOST, started)
+        return len(lost)
+
+
+def _described(outcome: Outcome, settled: Job) -> tuple[str | None, str | None]:
+    """One word for the list of attempts, and the traceback if there is one."""
+    match outcome:
+        case Completed():
+            return None, None
+        case GivenBack():
+            return "given back", None
+        case Discarded(_, detail):
+            return "discarded", detail
+        case Failed(_, detail):
+            lost = outcome is LEASE_LOST
+            spent = settled.state is State.DISCARDED
+            return "lost" if lost else "discarded" if spent else "failed", detail
+
+
+async def _cancelled(tasks: Iterable[asyncio.Task[None]], within: float | None = None) -> int:
+    """Cancel tasks and wait for their end; how many did not end in time."""
+    waiting = [task for task in tasks if not task.done()]
+    for task in waiting:
+        task.cancel()
+    if not waiting:
+        return 0
+    _, late = await asyncio.wait(waiting, timeout=within)
+    return len(late)
