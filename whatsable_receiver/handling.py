@@ -10,13 +10,14 @@ import threading
 import traceback
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import partial
 from typing import Any
 
 from .errors import Discard, Retry
 from .event import Event
 from .jobs import Completed, Discarded, Failed, Outcome
+from .patience import OutOfPatience, Patience
 from .routing import Handler, Route
 
 log = logging.getLogger("whatsable_receiver.handling")
@@ -39,24 +40,19 @@ class Handling:
     def __init__(self) -> None:
         self._is_async: dict[str, bool] = {}
         self._hanging: Counter[str] = Counter()
+        self._patience: dict[str, AbstractContextManager[None]] = {}
 
     async def __call__(self, route: Route, event: Event) -> Outcome:
         """Run one attempt; raises only ``CancelledError``, when it is cancelled from outside."""
-        deadline: asyncio.Timeout | None = None
         try:
-            if route.timeout is None:
+            with self._patience_of(route):
                 await self._call(route, event)
-            else:
-                async with asyncio.timeout(route.timeout) as deadline:
-                    await self._call(route, event)
         except Retry as error:
             return Failed(_short(error.reason), after=error.after)
         except Discard as error:
             return Discarded(_short(error.reason))
-        except TimeoutError as error:
-            if deadline is not None and deadline.expired():
-                return Failed(f"took longer than {route.timeout:g} seconds")
-            return _failed(error)
+        except OutOfPatience:
+            return Failed(f"took longer than {route.timeout:g} seconds")
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -65,6 +61,13 @@ class Handling:
         except BaseException as error:  # the user's code: anything may come out, sys.exit() too
             return _failed(error)
         return COMPLETED
+
+    def _patience_of(self, route: Route) -> AbstractContextManager[None]:
+        patience = self._patience.get(route.name)
+        if patience is None:
+            patience = nullcontext() if route.timeout is None else Patience(route.timeout)
+            self._patience[route.name] = patience
+        return patience
 
     async def _call(self, route: Route, event: Event) -> None:
         is_async = self._is_async.get(route.name)

@@ -35,15 +35,19 @@ IdentityFunction = Callable[[Payload | Status, bytes], str | bytes]
 Rule = Literal["fingerprint", "documented"] | IdentityFunction
 
 
-def _digest(size: int, *parts: str) -> bytes:
-    # Each part with its length in front: "1"+"23" is not "12"+"3". Lone surrogates cannot
-    # come from the models, but a user's function may hand them in.
-    text = "".join([f"{len(part)}:{part}" for part in parts])
-    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
+def _written(*parts: str) -> bytes:
+    # Each part with its length in front: "1"+"23" is not "12"+"3".
+    return "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
 
 
 def _key(seconds: int, *parts: str) -> bytes:
-    return (seconds & 0xFFFFFFFF).to_bytes(4, "big") + _digest(12, *parts, str(seconds))
+    time = (seconds & 0xFFFFFFFF).to_bytes(4, "big")
+    # All of the time is in the hash too: the prefix only has 32 bits of it.
+    return time + blake2b(_written(str(seconds), *parts), digest_size=12).digest()
+
+
+def _fingerprint(*parts: str) -> bytes:
+    return blake2b(_written(*parts), digest_size=16).digest()
 
 
 def file_name(url: str | None) -> str:
@@ -62,7 +66,7 @@ def by_fingerprint(payload: Payload | Status, body: bytes) -> Identity:
         seconds = int(payload.timestamp.timestamp()) if payload.timestamp else 0
         return Identity(
             _key(max(seconds, 0), "status", payload.message_id),
-            _digest(16, payload.status),
+            _fingerprint(payload.status),
         )
     if payload.incoming_message:
         side, text, seconds = "user", payload.last_message_of_user, payload.user_last_message_time
@@ -74,7 +78,7 @@ def by_fingerprint(payload: Payload | Status, body: bytes) -> Identity:
     newest = payload.newest(side)
     return Identity(
         key,
-        _digest(16, payload.message_type, text, file_name(payload.attachment_url), str(newest)),
+        _fingerprint(payload.message_type, text, file_name(payload.attachment_url), str(newest)),
     )
 
 

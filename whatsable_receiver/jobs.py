@@ -11,8 +11,9 @@ Nothing here reads a clock or rolls dice: ``now`` and ``chance`` are arguments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, IntEnum
+from math import inf
 from typing import NamedTuple
 
 from .errors import StateError
@@ -119,21 +120,22 @@ class Retries:
     def __post_init__(self) -> None:
         if self.attempts < 1:
             raise ValueError(f"a job needs at least 1 attempt, not {self.attempts}")
-        if self.first < 0 or self.factor < 1 or self.longest < 0:
+        if not (0 <= self.first < inf and 1 <= self.factor < inf and 0 <= self.longest < inf):
             raise ValueError("delays are 0 seconds or more, and their factor is 1 or more")
 
     def delay(self, n: int, chance: float) -> float:
         """Seconds to wait after ``n`` attempts; ``chance`` is random in [0, 1)."""
-        # Past some n the power is beyond a float; the bound is reached long before.
-        floor = min(self.longest, self.first * self.factor ** min(n - 1, 200))
+        try:
+            floor = min(self.longest, self.first * self.factor ** (n - 1))
+        except OverflowError:  # past some n the power is beyond a float
+            floor = self.longest if self.first else 0.0
         return floor * (1 + chance)
 
 
 # ---------------------------------------------------------------- the job
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """One durable piece of work on an event. Times are milliseconds since the epoch, UTC.
 
     ``attempt`` numbers the tries and only ever grows; ``spent`` counts those that the
@@ -169,23 +171,23 @@ def settle(
     """The job as it stands after one attempt. ``now`` is in milliseconds."""
     match outcome:
         case Completed():
-            return replace(job, state=advance(job.state, Step.SUCCEEDED), reason=None)
+            return job._replace(state=advance(job.state, Step.SUCCEEDED), reason=None)
         case GivenBack(reason):
             state = advance(job.state, Step.GIVEN_BACK)
-            return replace(job, state=state, run_at=now, spent=job.spent - 1, reason=reason)
+            return job._replace(state=state, run_at=now, spent=job.spent - 1, reason=reason)
         case Discarded(reason):
-            return replace(job, state=advance(job.state, Step.SPENT), reason=reason)
+            return job._replace(state=advance(job.state, Step.SPENT), reason=reason)
         case Failed(reason, _, after):
             if job.spent >= retries.attempts:
                 spent = f"all {retries.attempts} attempts spent; the last one: {reason}"
-                return replace(job, state=advance(job.state, Step.SPENT), reason=spent)
+                return job._replace(state=advance(job.state, Step.SPENT), reason=spent)
             step = Step.FAILED_STRICT if strict else Step.FAILED
             seconds = retries.delay(job.spent, chance) if after is None else after
             run_at = now + round(seconds * 1000)
-            return replace(job, state=advance(job.state, step), run_at=run_at, reason=reason)
+            return job._replace(state=advance(job.state, step), run_at=run_at, reason=reason)
 
 
 def not_begun(job: Job) -> Job:
     """A claimed job whose attempt never started, as if it had not been claimed."""
     state = advance(job.state, Step.GIVEN_BACK)
-    return replace(job, state=state, attempt=job.attempt - 1, spent=job.spent - 1)
+    return job._replace(state=state, attempt=job.attempt - 1, spent=job.spent - 1)

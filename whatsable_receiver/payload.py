@@ -63,11 +63,12 @@ class _InUTC:
 def _split(value: object) -> tuple[str, ...]:
     """Labels from the page's comma-separated text, or from the chat API's list."""
     if isinstance(value, str):
-        return tuple([label for label in map(str.strip, value.split(",")) if label])
-    if isinstance(value, list | tuple):
-        texts = [part for part in value if isinstance(part, str)]
-        return tuple([label for label in map(str.strip, texts) if label])
-    return ()
+        parts = value.split(",")
+    elif isinstance(value, list | tuple):
+        parts = [part for part in value if isinstance(part, str)]
+    else:
+        return ()
+    return tuple(filter(None, map(str.strip, parts)))
 
 
 # Aware datetimes of pydantic's own zone compare slowly: each comparison asks both for their

@@ -173,7 +173,11 @@ class Router:
         """
         if isinstance(payload, Status):
             return self._match(event, "status", payload.status.casefold(), NO_LABELS)
-        labels = frozenset([label.casefold() for label in payload.labels])
+        labels = (
+            frozenset([label.casefold() for label in payload.labels])
+            if payload.labels
+            else NO_LABELS
+        )
         return self._match(event, kind_of(payload), payload.message_type, labels)
 
     def _match(

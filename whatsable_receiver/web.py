@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
@@ -14,6 +13,7 @@ from .errors import NotJSON, Refused, Unavailable, Unfit
 from .event import Event, kind_of
 from .idempotency import Identity, of_body
 from .inbox.base import Entry, Inbox, NewJob
+from .patience import OutOfPatience, Patience
 from .payload import Payload, Status
 from .payload import read as read_payload
 from .routing import Router
@@ -55,7 +55,7 @@ class Door:
         self._clock = clock
         self._meter = meter
         self._max_body = max_body
-        self._body_timeout = body_timeout
+        self._patience = Patience(body_timeout)
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, secret: str | None
@@ -128,7 +128,7 @@ class Door:
         chunks: list[bytes] = []
         size = 0
         try:
-            async with asyncio.timeout(self._body_timeout):
+            with self._patience:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
@@ -143,9 +143,9 @@ class Door:
                         break
                     if len(chunks) > 1024:  # a million chunks of a byte each
                         chunks = [b"".join(chunks)]
-        except TimeoutError:
+        except OutOfPatience:
             raise Refused(
-                408, f"the body did not arrive within {self._body_timeout:g} seconds"
+                408, f"the body did not arrive within {self._patience.seconds:g} seconds"
             ) from None
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
 from .errors import Unavailable
@@ -184,22 +185,21 @@ class Worker(Generic[R]):
             self._taken[run.route] -= 1
 
     async def _attempt(self, route: R, job: Job, run: Run) -> None:
-        event = run.events.get(job.event_id)
+        stored = run.events.get(job.event_id)
         started = self._clock()
         if job.attempt == 1:
             self._meter.time("wait", (started - job.run_at) / 1000, route=route.name)
-        outcome: Outcome
+        outcome: Outcome = NO_EVENT
         try:
-            if event is None:
-                outcome = NO_EVENT
-            else:
+            if stored is not None:
+                received = datetime.fromtimestamp(stored.received_at / 1000, UTC)
                 outcome = await self._run(
                     route,
                     Event(
-                        event.payload,
-                        event.raw,
-                        event.received_at,
-                        event.id,
+                        stored.payload,
+                        stored.raw,
+                        received,
+                        job.event_id,
                         job.id,
                         route.name,
                         job.attempt,

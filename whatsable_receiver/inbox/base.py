@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol, get_args
 
-from ..event import Event, Kind
+from ..event import Kind
 from ..jobs import Job, State
 from ..payload import Payload, Status
 
@@ -67,6 +67,14 @@ class Want(NamedTuple):
     jobs: int
 
 
+class Stored(NamedTuple):
+    """What an event is made of, once its body is read."""
+
+    payload: Payload | Status
+    raw: bytes
+    received_at: int
+
+
 class Run(NamedTuple):
     """Jobs of one lane, claimed together under one lease, to be run in this order."""
 
@@ -74,7 +82,7 @@ class Run(NamedTuple):
     lane: int
     lease: int
     jobs: tuple[Job, ...]
-    events: dict[int, Event]  # those that need not be read again, by event number
+    events: dict[int, Stored]  # by number; one whose body cannot be read is not there
 
 
 class Lost(NamedTuple):

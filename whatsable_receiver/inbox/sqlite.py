@@ -21,13 +21,29 @@ from typing import TypeVar
 
 from ..errors import PayloadError, Unavailable
 from ..jobs import not_begun
+from ..payload import read as read_payload
 from ..telemetry import Meter, Silence
 from . import sqlite_queries as queries
-from .base import Entry, EventRecord, Filter, Kept, Lost, Retention, Run, Settled, Stats, Want
+from .base import (
+    Entry,
+    EventRecord,
+    Filter,
+    Kept,
+    Lost,
+    Retention,
+    Run,
+    Settled,
+    Stats,
+    Stored,
+    Want,
+)
 from .sqlite_writer import LARGEST_CYCLE, Act, Claimed, Cycle, Waiting, Wants, Writer, connect
 
 log = logging.getLogger("whatsable_receiver.inbox")
 T = TypeVar("T")
+
+RECENT_EVENTS = 1024
+RECENT_BYTES = 8 << 20
 
 
 class SQLiteInbox:
@@ -72,6 +88,10 @@ class SQLiteInbox:
         self._ripe = True  # something may be claimable
         self._due: int | None = None
         self._pruned_to = 0
+        # Events that came just now, so that the jobs on them need not read them: oldest first.
+        self._recent: dict[int, Stored] = {}
+        self._recent_bytes = 0
+        self._claiming = False
         self._due_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -156,6 +176,7 @@ class SQLiteInbox:
             raise Unavailable("the inbox is not open")
         answer: asyncio.Future[Claimed] = self._loop.create_future()
         self._claims.append((Wants(wants, lanes), answer))
+        self._claiming = True
         if self._ripe:
             self._stir()
         try:
@@ -305,6 +326,8 @@ class SQLiteInbox:
                 continue
             if isinstance(kept, Kept):
                 one.answer.set_result(kept)
+                if kept.new and one.entry.jobs and self._claiming:
+                    self._remember(kept.event, one.entry)
             else:
                 one.answer.set_exception(kept)
         if cycle.claimed is not None and cycle.claim is not None:
@@ -316,6 +339,15 @@ class SQLiteInbox:
                 self._claims.append((cycle.wants, cycle.claim))
                 if self._ripe:
                     self._stir()
+
+    def _remember(self, id_: int, entry: Entry) -> None:
+        if entry.payload is None:
+            return
+        self._recent[id_] = Stored(entry.payload, entry.raw, entry.received_at)
+        self._recent_bytes += len(entry.raw)
+        while len(self._recent) > RECENT_EVENTS or self._recent_bytes > RECENT_BYTES:
+            oldest = self._recent.pop(next(iter(self._recent)))
+            self._recent_bytes -= len(oldest.raw)
 
     def _give_back(self, runs: list[Run]) -> None:
         now = self._clock()
@@ -399,9 +431,15 @@ class SQLiteInbox:
             self._reading = None
 
     async def _with_events(self, runs: list[Run]) -> list[Run]:
-        missing = {
-            job.event_id for run in runs for job in run.jobs if job.event_id not in run.events
-        }
+        missing = set()
+        recent = self._recent
+        for run in runs:
+            for job in run.jobs:
+                id_ = job.event_id
+                if id_ in recent:
+                    run.events[id_] = recent[id_]
+                else:
+                    missing.add(id_)
         if not missing:
             return runs
         while True:
@@ -416,5 +454,5 @@ class SQLiteInbox:
                 row = rows.get(job.event_id)
                 if row is not None and job.event_id not in run.events:
                     with suppress(PayloadError):  # the worker says that it is not there
-                        run.events[job.event_id] = queries.event(job.event_id, *row)
+                        run.events[job.event_id] = Stored(read_payload(row[0]), *row)
         return runs

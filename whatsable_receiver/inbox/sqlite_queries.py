@@ -12,9 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..errors import NotFound, StateError
-from ..event import Event
 from ..jobs import JOBS_PER_EVENT, Job, State
-from ..payload import read as read_payload
 from .base import KINDS, AttemptRecord, EventRecord, Filter, JobRecord, Retention, Stats
 
 PRUNE_STEP = 64  # events changed at once: larger steps show in the p99 of acceptance
@@ -41,11 +39,6 @@ def bodies(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[bytes,
         (json.dumps(list(ids)),),
     )
     return {id_: (raw, received_at) for id_, raw, received_at in rows}
-
-
-def event(id_: int, raw: bytes, received_at: int) -> Event:
-    """The event of a stored body; ``PayloadError`` where this code cannot read it."""
-    return Event(read_payload(raw), raw, when(received_at), id=id_)
 
 
 # ---------------------------------------------------------------- records

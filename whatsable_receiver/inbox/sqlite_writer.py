@@ -17,17 +17,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError, Unavailable
-from ..event import Event
 from ..jobs import Job, State
 from ..telemetry import Meter
 from .base import KINDS, Entry, Kept, Lost, Run, Settled, Want
-from .locks import FileLock
+from .sqlite_locks import FileLock
 
 log = logging.getLogger("whatsable_receiver.inbox")
 
@@ -87,6 +85,13 @@ UPDATE jobs SET state = s.value->>2, run_at = s.value->>3, attempt = s.value->>4
   lease = NULL, lease_until = NULL
 FROM json_each(:saves) s
 WHERE jobs.id = s.value->>0 AND jobs.lease = s.value->>1 AND jobs.state = 2
+"""
+# In:  [[id, lease, started_at, ended_at], ...]: most outcomes need no more than this.
+COMPLETE = """
+UPDATE jobs SET state = 3, started_at = c.value->>2, ended_at = c.value->>3, reason = NULL,
+  lease = NULL, lease_until = NULL
+FROM json_each(:completed) c
+WHERE jobs.id = c.value->>0 AND jobs.lease = c.value->>1 AND jobs.state = 2
 """
 # In:  [[job, lease, number, started_at, ended_at, outcome, reason, detail], ...]; before SAVE
 ATTEMPTS = """
@@ -531,7 +536,6 @@ class Writer:
             if self.due is not None and self.due <= now:
                 self._wake(db, now)
             cycle.claimed = self._claim(db, cycle.wants, now)
-            self._give_events(cycle)
 
     def _accept(self, db: sqlite3.Connection, waiting: Sequence[Waiting]) -> list[Kept]:
         folded: dict[tuple[bytes, bytes], list[int]] = {}
@@ -608,10 +612,18 @@ class Writer:
         ]
 
     def _save(self, db: sqlite3.Connection, saves: Sequence[Settled]) -> None:
-        rows = []
+        completed = []
+        others = []
         attempts = []
         for job, lease, started, ended, outcome, detail in saves:
-            rows.append(
+            if job.state is State.COMPLETED:
+                completed.append((job.id, lease, started, ended))
+                continue
+            if outcome is not None:
+                attempts.append(
+                    (job.id, lease, job.attempt, started, ended, outcome, job.reason, detail)
+                )
+            others.append(
                 (
                     job.id,
                     lease,
@@ -624,19 +636,19 @@ class Writer:
                     job.reason,
                 )
             )
-            if outcome is not None:
-                attempts.append(
-                    (job.id, lease, job.attempt, started, ended, outcome, job.reason, detail)
-                )
             if job.state in (State.RETRYABLE, State.HELD):
                 self.due = job.run_at if self.due is None else min(self.due, job.run_at)
+        changed = 0
+        if completed:
+            changed += db.execute(COMPLETE, {"completed": json.dumps(completed)}).rowcount
         if attempts:
             db.execute(ATTEMPTS, {"attempts": json.dumps(attempts)})
-        changed = db.execute(SAVE, {"saves": json.dumps(rows)}).rowcount
+        if others:
+            changed += db.execute(SAVE, {"saves": json.dumps(others)}).rowcount
         self._leased -= changed
-        self._logged += 100 * len(rows)
-        if changed < len(rows):
-            lost = len(rows) - changed
+        self._logged += 100 * len(saves)
+        if changed < len(saves):
+            lost = len(saves) - changed
             self.meter.count("leases_lost", lost)
             log.warning("%d outcomes were dropped: their leases were lost", lost)
 
@@ -722,25 +734,6 @@ class Writer:
         }
         more: list[Any] = json.loads(db.execute(MORE_OF_LANES, values).fetchone()[0])
         return more
-
-    def _give_events(self, cycle: Cycle) -> None:
-        """Put the events of this very cycle beside their jobs: nobody reads them again."""
-        assert cycle.claimed is not None
-        fresh = {
-            kept.event: one.entry
-            for one, kept in zip(cycle.waiting, cycle.kept, strict=True)
-            if isinstance(kept, Kept) and kept.new
-        }
-        if not fresh:
-            return
-        for run in cycle.claimed.runs:
-            for job in run.jobs:
-                entry = fresh.get(job.event_id)
-                if entry is not None and entry.payload is not None:
-                    received = datetime.fromtimestamp(entry.received_at / 1000, UTC)
-                    run.events[job.event_id] = Event(
-                        entry.payload, entry.raw, received, id=job.event_id
-                    )
 
     def take_back(self, db: sqlite3.Connection) -> list[Lost]:
         """Lease anew the heads of lanes whose lease ran out; free the jobs behind them."""

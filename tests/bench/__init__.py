@@ -1,0 +1,1 @@
+"""The benchmark: each figure beside its yardstick in the same run. ``python -m tests.bench``."""

@@ -1,0 +1,105 @@
+"""Files that are full already, written straight through SQL: a backlog of jobs, known keys.
+
+This knows the schema of the SQLite inbox. It is the one place in the benchmark that does,
+besides the questions of ``rounds.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .bodies import FIRST_PHONE, FIRST_SECOND, body
+
+ACCOUNT = "5d0c2b1e-7a43-4f0e-9d52-1c6f3a7be210"
+AVAILABLE, RETRYABLE = 0, 1
+LATER = 6 * 3600 * 1000  # milliseconds until the waiting tenth is due: not in this run
+
+EVENT = (
+    "INSERT INTO events(id, key, fingerprint, received_at, kind, account, phone, type, labels, raw)"
+    " VALUES (?, ?, ?, ?, 0, ?, ?, 'text', 'orders, returns', ?)"
+)
+JOB = "INSERT INTO jobs(id, lane, state, run_at, attempt, spent) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+@contextmanager
+def _bulk(database: Path) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(database, isolation_level=None)
+    try:
+        connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("BEGIN IMMEDIATE")
+        yield connection
+        connection.execute("COMMIT")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()
+    with database.open("rb+") as file:  # so that the run pays only for its own writes
+        os.fsync(file.fileno())
+
+
+def fill_jobs(database: Path, jobs: int, conversations: int) -> int:
+    """A backlog in a file that has its schema and its one route; how many jobs may run now.
+
+    Every tenth job has failed once and waits for its next attempt.
+    """
+    rng = random.Random(11)
+    now = time.time_ns() // 1_000_000
+    lanes = [rng.getrandbits(48) for _ in range(conversations)]
+    numbers = range(1, jobs + 1)
+    with _bulk(database) as connection:
+        ((route,),) = connection.execute("SELECT id FROM routes").fetchall()
+        connection.executemany(
+            EVENT,
+            (
+                (
+                    n,
+                    (FIRST_SECOND + n // 1000).to_bytes(4, "big") + rng.randbytes(12),
+                    rng.randbytes(16),
+                    now,
+                    ACCOUNT,
+                    str(FIRST_PHONE + n % conversations),
+                    body(n, phones=conversations),
+                )
+                for n in numbers
+            ),
+        )
+        connection.executemany(
+            JOB,
+            (
+                (n * 1000, (route << 48) | lanes[n % conversations], *_standing(n, now))
+                for n in numbers
+            ),
+        )
+    return sum(1 for n in numbers if n % 10)
+
+
+def _standing(n: int, now: int) -> tuple[int, int, int, int]:
+    """State, run_at, attempt and spent."""
+    return (AVAILABLE, now, 0, 0) if n % 10 else (RETRYABLE, now + LATER, 1, 1)
+
+
+def fill_keys(database: Path, keys: int) -> list[tuple[bytes, bytes]]:
+    """Known keys whose bodies retention has taken; a random sample of them, at most 100,000."""
+    rng = random.Random(13)
+    now = time.time_ns() // 1_000_000
+    every = max(1, keys // 100_000)
+    sample: list[tuple[bytes, bytes]] = []
+
+    def rows() -> Iterator[tuple[object, ...]]:
+        for n in range(1, keys + 1):
+            # Four a second, up to the moment where the load begins.
+            second = FIRST_SECOND - 1 - (keys - n) // 4
+            key, fingerprint = second.to_bytes(4, "big") + rng.randbytes(12), rng.randbytes(16)
+            if n % every == 0:
+                sample.append((key, fingerprint))
+            yield n, key, fingerprint, now, ACCOUNT, str(FIRST_PHONE + n % 20_000), None
+
+    with _bulk(database) as connection:
+        connection.executemany(EVENT, rows())
+    rng.shuffle(sample)
+    return sample
