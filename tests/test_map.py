@@ -19,7 +19,8 @@ FLOORS = """
     __init__
     receiver
     web          worker        housekeeping  inspector     inbox.sqlite  inbox.postgres
-    inbox        inbox.base    handling      media         sending
+    handling     media         sending
+    inbox        inbox.base    patience
     idempotency  verification  routing       conversation  client        settings  telemetry
     event        jobs
     payload

@@ -19,6 +19,17 @@ HandlerEnding                   what a handler raises when it means it: no error
 
 from __future__ import annotations
 
+LONGEST_TEXT = 500  # characters of what an error says that are kept
+
+
+def told(thing: object, longest: int = LONGEST_TEXT) -> str:
+    """What a thing says as text that every store can keep: short, no lone surrogate, no NUL."""
+    try:
+        text = str(thing)[:longest]
+    except BaseException:  # a broken __str__ is the user's code: anything may come out
+        return "(its text cannot be read)"
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
 
 class ReceiverError(Exception):
     """The root of what this library raises."""

@@ -11,18 +11,20 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from .errors import Discard, Retry
+from .errors import Discard, PayloadError, Retry, told
 from .event import Event
-from .jobs import Completed, Discarded, Failed, Outcome
+from .inbox.base import Stored
+from .jobs import Completed, Discarded, Failed, Job, Outcome
 from .patience import OutOfPatience, Patience
+from .payload import read as read_payload
 from .routing import Handler, Route
 
 log = logging.getLogger("whatsable_receiver.handling")
 
-LONGEST_REASON = 500  # characters
 LONGEST_DETAIL = 8_000  # characters of a traceback: its end, where the error is
 HANGING_THREADS = 16  # of one route: plain functions that outlived their timeout
 
@@ -30,7 +32,7 @@ COMPLETED = Completed()
 
 
 class Handling:
-    """An attempt at a handle job: ``await handling(route, event)`` answers with its outcome.
+    """An attempt at a handle job: ``await handling(route, job, stored)`` is its outcome.
 
     ``async def`` handlers run on the event loop, plain ones in a thread of their own. A thread
     cannot be stopped: one that outlives its timeout is abandoned and runs on, so at most
@@ -42,15 +44,25 @@ class Handling:
         self._hanging: Counter[str] = Counter()
         self._patience: dict[str, AbstractContextManager[None]] = {}
 
-    async def __call__(self, route: Route, event: Event) -> Outcome:
+    async def __call__(self, route: Route, job: Job, stored: Stored | None) -> Outcome:
         """Run one attempt; raises only ``CancelledError``, when it is cancelled from outside."""
+        if stored is None:
+            return Failed("the body of this event is gone")
+        try:
+            payload = stored.payload or read_payload(stored.raw)
+        except PayloadError as error:
+            return Failed(f"this version cannot read the stored body: {error}")
+        received_at = datetime.fromtimestamp(stored.received_at / 1000, UTC)
+        event = Event(
+            payload, stored.raw, received_at, job.event_id, job.id, route.name, job.attempt
+        )
         try:
             with self._patience_of(route):
                 await self._call(route, event)
         except Retry as error:
-            return Failed(_short(error.reason), after=error.after)
+            return Failed(_reason(error), after=getattr(error, "after", None))
         except Discard as error:
-            return Discarded(_short(error.reason))
+            return Discarded(_reason(error))
         except OutOfPatience:
             return Failed(f"took longer than {route.timeout:g} seconds")
         except asyncio.CancelledError as error:
@@ -129,35 +141,29 @@ def _is_async(handler: Handler) -> bool:
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
-    # A future takes neither StopIteration nor what would end the loop itself.
-    if isinstance(error, StopIteration | SystemExit | KeyboardInterrupt):
-        wrapped = RuntimeError(f"the handler raised {type(error).__name__}: {error}")
+    # A future takes no StopIteration, nor what would end the loop itself; a GeneratorExit would
+    # close the coroutine that waits for it, and those around it.
+    if isinstance(error, StopIteration | SystemExit | KeyboardInterrupt | GeneratorExit):
+        wrapped = RuntimeError(f"the handler raised {type(error).__name__}: {told(error)}")
         wrapped.__cause__ = error
         error = wrapped
     future.set_exception(error)
 
 
+def _reason(error: Retry | Discard) -> str:
+    # A subclass of the user's may not have called our __init__.
+    return told(getattr(error, "reason", error)) or type(error).__name__
+
+
 def _failed(error: BaseException) -> Failed:
-    try:
-        text = str(error)
-    except Exception:  # a broken __str__ is still the user's code
-        text = "(its text cannot be read)"
+    text = told(error)
     reason = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return Failed(_short(reason), _detail(error))
+    return Failed(told(reason), _detail(error))
 
 
 def _detail(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(error, limit=-20)
-    except Exception as problem:
+    except BaseException as problem:  # it asks errors for their text, too
         return f"(no traceback: {type(problem).__name__})"
-    return _clean("".join(lines)[-LONGEST_DETAIL:])
-
-
-def _short(text: object) -> str:
-    return _clean(str(text)[:LONGEST_REASON])
-
-
-def _clean(text: str) -> str:
-    """Text that every store can keep: no lone surrogate, no NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    return told("".join(lines)[-LONGEST_DETAIL:], LONGEST_DETAIL)

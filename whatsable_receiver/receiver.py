@@ -138,6 +138,9 @@ class Receiver(Router):
                 ),
                 asyncio.create_task(housekeeping.prune(inbox, _retention(settings))),
             ]
+        gone = set(await inbox.unfinished()) - {route.name for route in routes}
+        for name in sorted(gone):
+            log.warning("unfinished jobs wait for route %r, which this code does not have", name)
         log.info(
             "receiving at %s into %s, %d routes",
             settings.path + ("/…" if settings.path_secret else ""),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, told
 from .event import Event, Kind, kind_of
 from .jobs import JOBS_PER_EVENT, Retries
 from .payload import Payload, Status
@@ -246,10 +246,10 @@ def _asked(route: Route, event: Event) -> Match | None:
     assert route.where is not None
     try:
         return Match(route) if route.where(event) else None
-    except Exception as error:  # where= is the user's code: anything may come out
+    except BaseException as error:  # where= is the user's code: anything may come out
         # Neither "no" (the event would be lost to this route) nor "yes" (it might not be
         # meant): the job is made, discarded with this reason, and can be resubmitted.
-        return Match(route, f"where= raised {type(error).__name__}: {error}"[:500])
+        return Match(route, f"where= raised {type(error).__name__}: {told(error)}")
 
 
 def _route(

@@ -6,12 +6,10 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from datetime import UTC, datetime
 from typing import Generic, Protocol, TypeVar
 
-from .errors import Unavailable
-from .event import Event
-from .inbox.base import Inbox, Lost, Run, Settled, Want
+from .errors import Unavailable, told
+from .inbox.base import Inbox, Lost, Run, Settled, Stored, Want
 from .jobs import (
     LEASE_LOST,
     Completed,
@@ -31,10 +29,10 @@ log = logging.getLogger("whatsable_receiver.worker")
 
 JOBS_PER_LANE = 4  # claimed together, on average: fewer transactions, and lanes stay short
 ASKERS = 2  # while the jobs of one claim are dealt out, the next claim is being written
+PAUSE = 0.5  # seconds after a claim that failed
 BREATH = 16  # jobs of one lane before the loop may turn to others, if no handler ever waits
 
 STOPPED = GivenBack("the receiver stopped before the handler did")
-NO_EVENT = Failed("the stored body cannot be read as a payload by this version")
 
 
 class Work(Protocol):
@@ -71,7 +69,7 @@ class Worker(Generic[R]):
         self,
         inbox: Inbox,
         routes: Sequence[R],
-        run: Callable[[R, Event], Awaitable[Outcome]],
+        run: Callable[[R, Job, Stored | None], Awaitable[Outcome]],
         *,
         clock: Callable[[], int],
         chance: Callable[[], float],
@@ -135,7 +133,10 @@ class Worker(Generic[R]):
                     self._start(run)
             except Unavailable as error:
                 log.warning("no jobs can be claimed: %s", error)
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(PAUSE)
+            except Exception:  # whatever it is, the other jobs go on
+                log.exception("jobs could not be claimed")
+                await asyncio.sleep(PAUSE)
             finally:
                 self._free += lanes
                 self._taken.subtract({want.route: want.lanes for want in wants})
@@ -185,26 +186,14 @@ class Worker(Generic[R]):
             self._taken[run.route] -= 1
 
     async def _attempt(self, route: R, job: Job, run: Run) -> None:
-        stored = run.events.get(job.event_id)
         started = self._clock()
         if job.attempt == 1:
             self._meter.time("wait", (started - job.run_at) / 1000, route=route.name)
-        outcome: Outcome = NO_EVENT
         try:
-            if stored is not None:
-                received = datetime.fromtimestamp(stored.received_at / 1000, UTC)
-                outcome = await self._run(
-                    route,
-                    Event(
-                        stored.payload,
-                        stored.raw,
-                        received,
-                        job.event_id,
-                        job.id,
-                        route.name,
-                        job.attempt,
-                    ),
-                )
+            outcome = await self._run(route, job, run.events.get(job.event_id))
+        except Exception as error:  # a fault of the runner's: no lane may stay closed for it
+            log.exception("the runner of job %d failed", job.id)
+            outcome = Failed(f"the runner failed: {told(error)}")
         except asyncio.CancelledError:
             self._settle(route, job, run.lease, STOPPED, started)
             raise

@@ -68,11 +68,11 @@ class Want(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What an event is made of, once its body is read."""
+    """What an event is made of: its body, and the payload where somebody has read it already."""
 
-    payload: Payload | Status
     raw: bytes
     received_at: int
+    payload: Payload | Status | None = None
 
 
 class Run(NamedTuple):
@@ -82,7 +82,7 @@ class Run(NamedTuple):
     lane: int
     lease: int
     jobs: tuple[Job, ...]
-    events: dict[int, Stored]  # by number; one whose body cannot be read is not there
+    events: dict[int, Stored]  # by number
 
 
 class Lost(NamedTuple):
@@ -163,7 +163,7 @@ class Stats:
     events: dict[str, int]  # by kind
     jobs: dict[str, int]  # by state
     oldest_available_at: datetime | None  # when the longest-waiting claimable job became so
-    unknown_routes: dict[str, int]  # waiting jobs of routes that this code does not have
+    unfinished: dict[str, int]  # jobs by route, those of routes that no code has any more too
     bytes: int
 
 
@@ -211,6 +211,9 @@ class Inbox(Protocol):
 
     async def stats(self) -> Stats:
         """Numbers for people, health and metrics."""
+
+    async def unfinished(self) -> dict[str, int]:
+        """How many unfinished jobs each route has, routes that no code has any more included."""
 
     async def oldest_available_at(self) -> datetime | None:
         """When the longest-waiting claimable job became so; None when nothing waits."""

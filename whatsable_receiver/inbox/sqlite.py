@@ -19,9 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import PayloadError, Unavailable
+from ..errors import Unavailable
 from ..jobs import not_begun
-from ..payload import read as read_payload
 from ..telemetry import Meter, Silence
 from . import sqlite_queries as queries
 from .base import (
@@ -185,7 +184,11 @@ class SQLiteInbox:
             if answer.done() and not answer.cancelled() and not answer.exception():
                 self._give_back(answer.result().runs)
             raise
-        return await self._with_events(claimed.runs)
+        try:
+            return await self._with_events(claimed.runs)
+        except asyncio.CancelledError:
+            self._give_back(claimed.runs)
+            raise
 
     def save(self, settled: Settled) -> None:
         """Write how an attempt ended, with the next transaction; dropped if its lease is lost."""
@@ -212,8 +215,11 @@ class SQLiteInbox:
 
     async def stats(self) -> Stats:
         """Numbers for people, health and metrics."""
-        names = set(self._writer.route_ids)
-        return await self._read(lambda db: queries.stats(db, names))
+        return await self._read(queries.stats)
+
+    async def unfinished(self) -> dict[str, int]:
+        """How many unfinished jobs each route has, routes that no code has any more included."""
+        return await self._read(queries.unfinished)
 
     async def oldest_available_at(self) -> datetime | None:
         """When the longest-waiting claimable job became so."""
@@ -309,6 +315,8 @@ class SQLiteInbox:
             return
         self.last_error = cycle.error
         if cycle.error:
+            self._recent.clear()  # should the file be another one now, its numbers are too
+            self._recent_bytes = 0
             # Outcomes are facts: they wait for the next transaction that works.
             self._saves = cycle.saves + self._saves
             if cycle.claim and cycle.wants is not None and not cycle.claim.done():
@@ -343,7 +351,7 @@ class SQLiteInbox:
     def _remember(self, id_: int, entry: Entry) -> None:
         if entry.payload is None:
             return
-        self._recent[id_] = Stored(entry.payload, entry.raw, entry.received_at)
+        self._recent[id_] = Stored(entry.raw, entry.received_at, entry.payload)
         self._recent_bytes += len(entry.raw)
         while len(self._recent) > RECENT_EVENTS or self._recent_bytes > RECENT_BYTES:
             oldest = self._recent.pop(next(iter(self._recent)))
@@ -451,8 +459,6 @@ class SQLiteInbox:
                 await asyncio.sleep(0.5)
         for run in runs:
             for job in run.jobs:
-                row = rows.get(job.event_id)
-                if row is not None and job.event_id not in run.events:
-                    with suppress(PayloadError):  # the worker says that it is not there
-                        run.events[job.event_id] = Stored(read_payload(row[0]), *row)
+                if job.event_id in rows:
+                    run.events[job.event_id] = rows[job.event_id]
         return runs

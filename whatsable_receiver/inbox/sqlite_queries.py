@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from ..errors import NotFound, StateError
 from ..jobs import JOBS_PER_EVENT, Job, State
-from .base import KINDS, AttemptRecord, EventRecord, Filter, JobRecord, Retention, Stats
+from .base import KINDS, AttemptRecord, EventRecord, Filter, JobRecord, Retention, Stats, Stored
 
 PRUNE_STEP = 64  # events changed at once: larger steps show in the p99 of acceptance
 PRUNE_WINDOW = 512  # events looked at
@@ -31,14 +31,34 @@ def stored(moment: datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def bodies(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, tuple[bytes, int]]:
-    """Raw body and time of arrival, by event; without those whose body is gone."""
-    rows = db.execute(
-        "SELECT id, raw, received_at FROM events WHERE raw IS NOT NULL "
-        "AND id IN (SELECT value FROM json_each(?))",
-        (json.dumps(list(ids)),),
-    )
-    return {id_: (raw, received_at) for id_, raw, received_at in rows}
+# One row for all of them: each row that is fetched gives the interpreter lock away, and beside a
+# busy event loop it comes back after 5 ms. Lengths stand in front, so a body may have any bytes.
+BODIES = """
+SELECT group_concat(id || ' ' || received_at || ' ' || length(raw) || ' ' || raw, '')
+FROM (SELECT id, received_at, raw FROM events
+      WHERE raw IS NOT NULL AND id IN (SELECT value FROM json_each(?)))
+"""
+BODIES_STEP = 128  # so that the largest bodies do not come all at once
+
+
+def bodies(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Stored]:
+    """What the events are made of; those whose body is gone are left out."""
+    wanted = list(ids)
+    found: dict[int, Stored] = {}
+    text_factory, db.text_factory = db.text_factory, bytes
+    try:
+        for first in range(0, len(wanted), BODIES_STEP):
+            step = json.dumps(wanted[first : first + BODIES_STEP])
+            text: bytes = db.execute(BODIES, (step,)).fetchone()[0] or b""
+            at = 0
+            while at < len(text):
+                id_, received_at, length, _ = text[at : at + 64].split(b" ", 3)
+                at += len(id_) + len(received_at) + len(length) + 3
+                found[int(id_)] = Stored(text[at : at + int(length)], int(received_at))
+                at += int(length)
+    finally:
+        db.text_factory = text_factory
+    return found
 
 
 # ---------------------------------------------------------------- records
@@ -56,6 +76,8 @@ def records(db: sqlite3.Connection, ids: Sequence[int]) -> dict[int, EventRecord
 def find(db: sqlite3.Connection, filter: Filter) -> list[EventRecord]:
     """Events by filter, newest first, without bodies."""
     conditions, values = _conditions(filter)
+    # SQLite's own lower() knows ASCII only.
+    db.create_function("folded", 1, str.casefold, deterministic=True)
     rows = db.execute(
         f"SELECT {_LIST} FROM events WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
         (*values, filter.limit),
@@ -78,8 +100,8 @@ def _conditions(filter: Filter) -> tuple[list[str], list[Any]]:
         (
             # Between commas, so that "support" is not found in "support-billing".
             filter.label is not None,
-            "instr(', ' || lower(labels) || ', ', ', ' || ? || ', ') > 0",
-            filter.label and filter.label.strip().lower(),
+            "instr(', ' || folded(labels) || ', ', ', ' || ? || ', ') > 0",
+            filter.label and filter.label.strip().casefold(),
         ),
     ]
     conditions = ["1"] + [text for given, text, _ in asked if given]
@@ -157,21 +179,32 @@ def oldest_available(db: sqlite3.Connection) -> datetime | None:
     return when(row[0]) if row[0] is not None else None
 
 
-def stats(db: sqlite3.Connection, routes: Collection[str]) -> Stats:
+def unfinished(db: sqlite3.Connection) -> dict[str, int]:
+    """Unfinished jobs by route: read from indexes that have nothing else in them."""
+    rows = db.execute(
+        "SELECT coalesce(r.name, '?'), sum(n) FROM ("
+        " SELECT lane >> 48 AS route, count(*) AS n FROM jobs INDEXED BY jobs_available"
+        "  WHERE state = 0 GROUP BY 1"
+        " UNION ALL SELECT lane >> 48, count(*) FROM jobs INDEXED BY jobs_busy"
+        "  WHERE state IN (2, 5) GROUP BY 1"
+        " UNION ALL SELECT lane >> 48, count(*) FROM jobs INDEXED BY jobs_due"
+        "  WHERE state IN (1, 5) AND state = 1 GROUP BY 1"
+        ") LEFT JOIN routes r ON r.id = route GROUP BY 1 ORDER BY 1"
+    )
+    return dict(rows.fetchall())
+
+
+def stats(db: sqlite3.Connection) -> Stats:
     """The inbox in numbers."""
     kinds = dict(db.execute("SELECT kind, count(*) FROM events GROUP BY kind").fetchall())
     states = dict(db.execute("SELECT state, count(*) FROM jobs GROUP BY state").fetchall())
-    waiting = db.execute(
-        "SELECT coalesce(r.name, '?'), count(*) FROM jobs j LEFT JOIN routes r "
-        f"ON r.id = j.lane >> 48 WHERE {_UNFINISHED} GROUP BY 1"
-    ).fetchall()
     pages = db.execute("PRAGMA page_count").fetchone()[0]
     size = db.execute("PRAGMA page_size").fetchone()[0]
     return Stats(
         events={name: kinds.get(n, 0) for n, name in enumerate(KINDS)},
         jobs={state.name.lower(): states.get(state, 0) for state in State},
         oldest_available_at=oldest_available(db),
-        unknown_routes={name: n for name, n in waiting if name not in routes} if routes else {},
+        unfinished=unfinished(db),
         bytes=pages * size,
     )
 

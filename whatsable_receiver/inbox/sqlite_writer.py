@@ -144,13 +144,15 @@ WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy
 EXPIRED = """
 SELECT json_group_array(json_array(id, lane, run_at, attempt, spent, started_at)) FROM (
   SELECT min(id) AS id, lane, run_at, attempt, spent, started_at FROM jobs INDEXED BY jobs_busy
-  WHERE state IN (2, 5) AND state = 2 AND lease_until < :now GROUP BY lane)
+  WHERE state IN (2, 5) AND state = 2 AND lease_until < :now
+  AND lease NOT BETWEEN :first AND :last GROUP BY lane)
 """
 FREE_FOLLOWERS = """
 UPDATE jobs SET state = 0, lease = NULL, lease_until = NULL, started_at = NULL,
   attempt = attempt - 1, spent = spent - 1
 WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy
-             WHERE state IN (2, 5) AND state = 2 AND lease_until < :now)
+             WHERE state IN (2, 5) AND state = 2 AND lease_until < :now
+             AND lease NOT BETWEEN :first AND :last)
   AND id NOT IN (SELECT value FROM json_each(:heads))
 """
 
@@ -738,11 +740,13 @@ class Writer:
     def take_back(self, db: sqlite3.Connection) -> list[Lost]:
         """Lease anew the heads of lanes whose lease ran out; free the jobs behind them."""
         now = self.clock()
-        heads = json.loads(db.execute(EXPIRED, {"now": now}).fetchone()[0])
+        # Never our own: we are alive, and a clock set forward must not make us doubt it.
+        late = {"now": now, "first": self._first_lease, "last": self._first_lease + (1 << 20)}
+        heads = json.loads(db.execute(EXPIRED, late).fetchone()[0])
         if not heads:
             return []
         ids = json.dumps([head[0] for head in heads])
-        db.execute(FREE_FOLLOWERS, {"now": now, "heads": ids})
+        db.execute(FREE_FOLLOWERS, {**late, "heads": ids})
         lease = self._first_lease + (self._claims & 0xFFFFF)
         self._claims += 1
         lost = []
