@@ -27,7 +27,7 @@ from .telemetry import Meter, masked
 
 log = logging.getLogger("whatsable_receiver.worker")
 
-JOBS_PER_LANE = 4  # claimed together, on average: fewer transactions, and lanes stay short
+JOBS_PER_LANE = 8  # claimed together, on average: fewer transactions, and lanes stay short
 ASKERS = 2  # while the jobs of one claim are dealt out, the next claim is being written
 PAUSE = 0.5  # seconds after a claim that failed
 BREATH = 16  # jobs of one lane before the loop may turn to others, if no handler ever waits

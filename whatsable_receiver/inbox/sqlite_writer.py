@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import queue
-import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256)  # sizes of the accept statement, pr
 LARGEST_CYCLE = LADDER[-1]
 CHECKPOINT_BYTES = 4 << 20  # of log, roughly: small steps keep the pause of one short
 WAKE_STEP = 1000
-FEW = 4  # jobs of a lane that are claimed together, unless few lanes have any
+FEW = 8  # jobs of a lane that are claimed together, unless few lanes have any
 SCHEMA = 1
 
 # ---------------------------------------------------------------- the statements
@@ -81,15 +80,13 @@ PADDING = (None,) * 13
 # In:  [[id, lease, state, run_at, attempt, spent, started_at, ended_at, reason], ...]
 SAVE = """
 UPDATE jobs SET state = s.value->>2, run_at = s.value->>3, attempt = s.value->>4,
-  spent = s.value->>5, started_at = s.value->>6, ended_at = s.value->>7, reason = s.value->>8,
-  lease = NULL, lease_until = NULL
+  spent = s.value->>5, started_at = s.value->>6, ended_at = s.value->>7, reason = s.value->>8
 FROM json_each(:saves) s
 WHERE jobs.id = s.value->>0 AND jobs.lease = s.value->>1 AND jobs.state = 2
 """
 # In:  [[id, lease, started_at, ended_at], ...]: most outcomes need no more than this.
 COMPLETE = """
-UPDATE jobs SET state = 3, started_at = c.value->>2, ended_at = c.value->>3, reason = NULL,
-  lease = NULL, lease_until = NULL
+UPDATE jobs SET state = 3, started_at = c.value->>2, ended_at = c.value->>3, reason = NULL
 FROM json_each(:completed) c
 WHERE jobs.id = c.value->>0 AND jobs.lease = c.value->>1 AND jobs.state = 2
 """
@@ -107,55 +104,64 @@ UPDATE jobs SET state = 0 WHERE id IN (
 """
 NEXT_DUE = "SELECT min(run_at) FROM jobs INDEXED BY jobs_due WHERE state IN (1, 5)"
 
-# In:  [[lane before the first, lane after the last, how many lanes to look at], ...]
+# In:  [[lane before the first, lane after the last, free lanes wanted, lanes to look at], ...]
 # Out: one row of JSON: [[looked at, last lane, [[lane, [[id, run_at, attempt, spent], ...]], ...]]]
 # It jumps from lane to lane instead of sorting jobs: a naive "oldest first" reads 44,000 jobs a
 # second from many conversations and 20 a second from one.
-CLAIM = """
+# In brackets, or "free + NOT EXISTS (...) < wanted" means something else.
+_FREE = (
+    "(NOT EXISTS (SELECT 1 FROM jobs b INDEXED BY jobs_busy "
+    "WHERE b.state IN (2, 5) AND b.lane = l.lane))"
+)
+CLAIM = f"""
 SELECT json_group_array(json((
-  WITH RECURSIVE l(lane, n) AS (
+  WITH RECURSIVE l(lane, free, looked) AS (
     SELECT (SELECT lane FROM jobs INDEXED BY jobs_available WHERE state = 0
-            AND lane > w.value->>0 AND lane < w.value->>1 ORDER BY lane LIMIT 1), 1
+            AND lane > w.value->>0 AND lane < w.value->>1 ORDER BY lane LIMIT 1), 0, 1
     UNION ALL
     SELECT (SELECT lane FROM jobs INDEXED BY jobs_available WHERE state = 0
-            AND lane > l.lane AND lane < w.value->>1 ORDER BY lane LIMIT 1), n + 1
-    FROM l WHERE l.lane IS NOT NULL AND n < w.value->>2)
-  SELECT json_array(max(n) FILTER (WHERE lane IS NOT NULL), max(lane),
+            AND lane > l.lane AND lane < w.value->>1 ORDER BY lane LIMIT 1),
+           free + {_FREE}, looked + 1
+    FROM l WHERE l.lane IS NOT NULL AND looked < w.value->>3 AND free + {_FREE} < w.value->>2)
+  SELECT json_array(max(looked) FILTER (WHERE lane IS NOT NULL), max(lane),
     json_group_array(json_array(lane, json((
       SELECT json_group_array(json_array(id, run_at, attempt, spent)) FROM (
         SELECT id, run_at, attempt, spent FROM jobs INDEXED BY jobs_available
         WHERE state = 0 AND lane = l.lane ORDER BY id LIMIT :run)))))
-    FILTER (WHERE lane IS NOT NULL AND NOT EXISTS (
-      SELECT 1 FROM jobs b INDEXED BY jobs_busy WHERE b.state IN (2, 5) AND b.lane = l.lane)))
+    FILTER (WHERE lane IS NOT NULL AND {_FREE}))
   FROM l))) FROM json_each(:wants) w
 """
 LEASE = """
-UPDATE jobs SET state = 2, lease = :lease, lease_until = :until, started_at = :now,
-  attempt = attempt + 1, spent = spent + 1
+UPDATE jobs SET state = 2, lease = :lease, started_at = :now, attempt = attempt + 1,
+  spent = spent + 1
 WHERE id IN (SELECT value FROM json_each(:ids))
 """
+# One row a process, and not one a job: the leases of a thousand jobs are renewed at once.
 RENEW = """
-UPDATE jobs SET lease_until = :until
-WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy
-             WHERE state IN (2, 5) AND lease BETWEEN :first AND :last AND state = 2)
+INSERT INTO owners(id, until) VALUES (:owner, :until)
+ON CONFLICT(id) DO UPDATE SET until = excluded.until
 """
+LEASED = """
+SELECT count(*) FROM jobs INDEXED BY jobs_busy
+WHERE state IN (2, 5) AND state = 2 AND lease >> 20 = :owner
+"""
+# Never those of ``:owner``, which is alive: a clock set forward must not make it doubt itself.
+_LATE = (
+    "state IN (2, 5) AND state = 2 AND lease >> 20 NOT IN "
+    "(SELECT id FROM owners WHERE until >= :now OR id = :owner)"
+)
 # The head of each lane is read before anything is changed: an UPDATE whose subquery reads the
 # rows it changes would charge every job of the lane, one after the other.
-EXPIRED = """
+EXPIRED = f"""
 SELECT json_group_array(json_array(id, lane, run_at, attempt, spent, started_at)) FROM (
   SELECT min(id) AS id, lane, run_at, attempt, spent, started_at FROM jobs INDEXED BY jobs_busy
-  WHERE state IN (2, 5) AND state = 2 AND lease_until < :now
-  AND lease NOT BETWEEN :first AND :last GROUP BY lane)
+  WHERE {_LATE} GROUP BY lane)
 """
-FREE_FOLLOWERS = """
-UPDATE jobs SET state = 0, lease = NULL, lease_until = NULL, started_at = NULL,
-  attempt = attempt - 1, spent = spent - 1
-WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy
-             WHERE state IN (2, 5) AND state = 2 AND lease_until < :now
-             AND lease NOT BETWEEN :first AND :last)
+FREE_FOLLOWERS = f"""
+UPDATE jobs SET state = 0, started_at = NULL, attempt = attempt - 1, spent = spent - 1
+WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy WHERE {_LATE})
   AND id NOT IN (SELECT value FROM json_each(:heads))
 """
-
 MORE_OF_LANES = """
 SELECT json_group_array(json_array(l.value, json((
   SELECT json_group_array(json_array(id, run_at, attempt, spent)) FROM (
@@ -299,9 +305,8 @@ class Writer:
         self._turn: FileLock | None = None
         self._alive: FileLock | None = None
         self._cursors: dict[str, int] = {}
-        # A token is new at every claim and never that of another process, dead or alive: pids
-        # come again. The lower 20 bits count the claims.
-        self._first_lease = secrets.randbits(42) << 20
+        self._owner = 0
+        self._until = 0  # our leases are good until then
         self._claims = 0
         self._leased = 0
         self._renew_at = 0.0
@@ -324,10 +329,7 @@ class Writer:
                 db = self._database()
                 if first:
                     # Nobody else is alive: whoever held these leases is dead.
-                    db.execute(
-                        "UPDATE jobs SET lease_until = 0 WHERE id IN (SELECT id FROM jobs "
-                        "INDEXED BY jobs_busy WHERE state IN (2, 5) AND state = 2)"
-                    )
+                    db.execute("UPDATE owners SET until = 0")
             self._alive.take(shared=True)
         except sqlite3.Error as error:
             self.shut_down()
@@ -368,7 +370,10 @@ class Writer:
             finally:
                 os.close(folder)
         self._db = db
-        self._inode = self._identity()
+        before, self._inode = self._inode, self._identity()
+        if before != self._inode:  # new to us: what we are called in another file is nothing here
+            self._owner = self._until = self._leased = 0
+            self._cursors.clear()
         return db
 
     def _identity(self) -> tuple[int, int]:
@@ -446,20 +451,17 @@ class Writer:
     def _renew_if_due(self) -> None:
         if self._leased <= 0 or time.monotonic() < self._renew_at or self._db is None:
             return
-        self._renew_at = time.monotonic() + self.lease_ms / 3000
-        lease = self._first_lease
         try:
             with self._my_turn():
-                self._leased = self._db.execute(
-                    RENEW,
-                    {
-                        "until": self.clock() + self.lease_ms,
-                        "first": lease,
-                        "last": lease + (1 << 20),
-                    },
-                ).rowcount
+                self._renew(self._db, self.clock())
+                self._leased = self._db.execute(LEASED, {"owner": self._owner}).fetchone()[0]
         except sqlite3.Error as error:
             log.warning("leases could not be renewed: %s", error)
+
+    def _renew(self, db: sqlite3.Connection, now: int) -> None:
+        self._renew_at = time.monotonic() + self.lease_ms / 3000
+        self._until = now + self.lease_ms
+        db.execute(RENEW, {"owner": self._owner, "until": self._until})
 
     # ------------------------------------------------------------ transactions
 
@@ -673,15 +675,14 @@ class Writer:
             ],
             wants.lanes,
         )
-        runs: list[Run] = []
+        chosen: list[tuple[str, int, tuple[Job, ...]]] = []
         more = False
-        lease = self._first_lease + (self._claims & 0xFFFFF)
         for want, limits, (looked, last, lanes), share in zip(
             wants.routes, ranges, found, shares, strict=True
         ):
-            start, end, limit = limits
+            start, end, _, limit = limits
             taken = lanes[:share]
-            filled = share < len(lanes) or (looked or 0) >= limit
+            filled = len(lanes) >= want.lanes or share < len(lanes) or (looked or 0) >= limit
             # Begin again at the lowest lane, unless lanes were left over: without this wrap
             # every second claim would find almost nothing.
             first = end - (1 << 48) - 1
@@ -697,37 +698,35 @@ class Writer:
             elif len(taken) * FEW < want.jobs and any(len(jobs) == FEW for _, jobs in taken):
                 taken = self._more_of(db, taken, want)
                 more = True
-            runs += [
-                Run(want.route, lane, lease, _heads(want.route, jobs), {}) for lane, jobs in taken
-            ]
-        if runs:
-            self._lease(db, [job.id for run in runs for job in run.jobs], lease, now)
-        return Claimed(runs, more)
+            chosen += [(want.route, lane, _heads(want.route, jobs)) for lane, jobs in taken]
+        if not chosen:
+            return Claimed([], more)
+        lease = self._lease(db, [job.id for *_, jobs in chosen for job in jobs], now)
+        return Claimed([Run(route, lane, lease, jobs, {}) for route, lane, jobs in chosen], more)
 
-    def _range(self, want: Want) -> tuple[int, int, int]:
-        """Before the first lane to look at, after the last, and how many to look at: busy ones
-        count too, so some more than wanted."""
+    def _range(self, want: Want) -> tuple[int, int, int, int]:
+        """Before the first lane to look at, after the last, how many free ones are wanted, and
+        how many to look at: busy ones count too."""
         first = self.route_ids[want.route] << 48
-        return (
-            self._cursors.get(want.route, first - 1),
-            first + (1 << 48),
-            2 * want.lanes + 8,
-        )
+        start = self._cursors.get(want.route, first - 1)
+        return start, first + (1 << 48), want.lanes, 4 * want.lanes + 256
 
-    def _lease(self, db: sqlite3.Connection, ids: list[int], lease: int, now: int) -> None:
-        values = {
-            "lease": lease,
-            "until": now + self.lease_ms,
-            "now": now,
-            "ids": json.dumps(ids),
-        }
-        db.execute(LEASE, values)
+    def _next_lease(self, db: sqlite3.Connection) -> int:
+        """A new token for every claim, so that who lost a job and got it again cannot settle
+        with the old one."""
+        if not self._owner:
+            self._owner = db.execute("INSERT INTO owners(until) VALUES (0)").lastrowid or 0
         self._claims += 1
-        if self._leased <= 0:
-            self._leased = 0
-            self._renew_at = time.monotonic() + self.lease_ms / 3000
-        self._leased += len(ids)
+        return (self._owner << 20) | (self._claims & 0xFFFFF)
+
+    def _lease(self, db: sqlite3.Connection, ids: list[int], now: int) -> int:
+        lease = self._next_lease(db)
+        if self._until < now + self.lease_ms * 2 // 3:
+            self._renew(db, now)
+        db.execute(LEASE, {"lease": lease, "now": now, "ids": json.dumps(ids)})
+        self._leased = max(0, self._leased) + len(ids)
         self._logged += 100 * len(ids)
+        return lease
 
     def _more_of(self, db: sqlite3.Connection, taken: list[Any], want: Want) -> list[Any]:
         values = {
@@ -740,15 +739,14 @@ class Writer:
     def take_back(self, db: sqlite3.Connection) -> list[Lost]:
         """Lease anew the heads of lanes whose lease ran out; free the jobs behind them."""
         now = self.clock()
-        # Never our own: we are alive, and a clock set forward must not make us doubt it.
-        late = {"now": now, "first": self._first_lease, "last": self._first_lease + (1 << 20)}
+        late = {"now": now, "owner": self._owner}
         heads = json.loads(db.execute(EXPIRED, late).fetchone()[0])
+        db.execute("DELETE FROM owners WHERE until < :now AND id <> :owner", late)
         if not heads:
             return []
         ids = json.dumps([head[0] for head in heads])
         db.execute(FREE_FOLLOWERS, {**late, "heads": ids})
-        lease = self._first_lease + (self._claims & 0xFFFFF)
-        self._claims += 1
+        lease = self._next_lease(db)
         lost = []
         unknown = []
         for job, lane, run_at, attempt, spent, started in heads:
@@ -758,16 +756,14 @@ class Writer:
                 continue
             head = Job(job, route, State.RUNNING, run_at, attempt, spent)
             lost.append(Lost(head, lease, started or now))
+        self._renew(db, now)
         db.execute(
-            "UPDATE jobs SET lease = :lease, lease_until = :until WHERE id IN "
-            "(SELECT value FROM json_each(:ids))",
-            {"lease": lease, "until": now + self.lease_ms, "ids": ids},
+            "UPDATE jobs SET lease = ? WHERE id IN (SELECT value FROM json_each(?))", (lease, ids)
         )
         if unknown:
             # Their code is gone: they wait, and are shown, until it is back.
             db.execute(
-                "UPDATE jobs SET state = 0, lease = NULL, lease_until = NULL WHERE id IN "
-                "(SELECT value FROM json_each(?))",
+                "UPDATE jobs SET state = 0 WHERE id IN (SELECT value FROM json_each(?))",
                 (json.dumps(unknown),),
             )
         self._leased = max(0, self._leased) + len(lost)

@@ -5,6 +5,11 @@ CREATE TABLE routes (
   name  TEXT NOT NULL UNIQUE
 );
 
+CREATE TABLE owners (
+  id     INTEGER PRIMARY KEY AUTOINCREMENT,  -- a process that claims; pids come again, these do not
+  until  INTEGER NOT NULL                    -- its leases are good until then
+);
+
 CREATE TABLE events (
   id           INTEGER PRIMARY KEY,    -- the order of acceptance
   key          BLOB NOT NULL,          -- 4 bytes of the payload's own time + 12 of hash
@@ -30,8 +35,7 @@ CREATE TABLE jobs (
   run_at       INTEGER NOT NULL,
   attempt      INTEGER NOT NULL DEFAULT 0,
   spent        INTEGER NOT NULL DEFAULT 0,
-  lease        INTEGER,
-  lease_until  INTEGER,
+  lease        INTEGER,                -- owner << 20 | which of its claims
   started_at   INTEGER,                -- of the newest attempt
   ended_at     INTEGER,
   reason       TEXT
