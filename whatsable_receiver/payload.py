@@ -23,6 +23,7 @@ from pydantic import (
     FailFast,
     Field,
     GetCoreSchemaHandler,
+    PlainSerializer,
     PlainValidator,
     StringConstraints,
     TypeAdapter,
@@ -108,7 +109,12 @@ _Word = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
 _Moment = Annotated[datetime | None, _InUTC()]
 _Link = Annotated[Annotated[str, Field(min_length=1)] | None, _NoneInstead()]
 _Seconds = Annotated[int, Field(ge=0, lt=MILLISECONDS_FROM)]
-_Labels = Annotated[tuple[str, ...], PlainValidator(_split)]
+_Labels = Annotated[
+    tuple[str, ...],
+    PlainValidator(_split),
+    # Without this, pydantic warns that the tuple it has just written as a list is no tuple.
+    PlainSerializer(list, return_type=list[str], when_used="json"),
+]
 # Names that end up in keys, columns and terminals: short, and without control characters.
 _Name = Annotated[str, Field(max_length=200, pattern=r"^\P{Cc}*$")]
 _Kind = Annotated[_Word, Field(min_length=1, max_length=100, pattern=r"^\P{Cc}*$")]

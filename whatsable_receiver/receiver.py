@@ -23,7 +23,7 @@ from .inbox.base import Inbox, Retention
 from .inbox.sqlite import SQLiteInbox
 from .routing import Route, Router
 from .settings import Settings
-from .telemetry import Meter, Silence
+from .telemetry import Guarded, Meter, Silence
 from .verification import Verifier, Verify
 from .web import Door, Receive, Scope, Send
 from .worker import Worker
@@ -65,7 +65,7 @@ class Receiver(Router):
         self._rule = idempotency
         self._verify = verify
         self._workers = workers
-        self._meter = meter or Silence()
+        self._meter: Meter = Silence() if meter is None else Guarded(meter)
         self._clock = clock
         self._chance = chance
         self._arguments: dict[str, Any] = {}

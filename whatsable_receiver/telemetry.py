@@ -5,12 +5,15 @@ A metrics exporter is an object with these two methods; the names below are all 
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Protocol
 
+log = logging.getLogger("whatsable_receiver.telemetry")
+
 #: counters: what is counted, and by which labels
 COUNTERS = {
-    "deliveries": "status",  # accepted, duplicate, quarantined, refused, unavailable
+    "deliveries": "status",  # accepted, duplicate, quarantined, refused, unavailable, cut off
     "attempts": "route, outcome",
     "leases_lost": "",
     "pruned": "",
@@ -43,6 +46,27 @@ class Silence:
 
     def time(self, name: str, seconds: float, **labels: str) -> None:
         """Time nothing."""
+
+
+class Guarded:
+    """A meter of the user's: what it raises is logged, and stops neither loop nor writer."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+
+    def count(self, name: str, value: int = 1, **labels: str) -> None:
+        """Hand on one count."""
+        try:
+            self._meter.count(name, value, **labels)
+        except Exception:  # the user's code: anything may come out
+            log.exception("the meter failed to count %r", name)
+
+    def time(self, name: str, seconds: float, **labels: str) -> None:
+        """Hand on one duration."""
+        try:
+            self._meter.time(name, seconds, **labels)
+        except Exception:  # the user's code: anything may come out
+            log.exception("the meter failed to time %r", name)
 
 
 def masked(text: str) -> str:

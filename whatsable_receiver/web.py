@@ -103,6 +103,7 @@ class Door:
             account = None if isinstance(payload, Status) else payload.user_id
             self._verifier.check_account(account)
         kept = await self.inbox.keep(self._entry(payload, body, now))
+        self._meter.time("keep", (self._clock() - now) / 1000)
         return 200, "accepted" if kept.new else "duplicate", kept.event, None
 
     # ------------------------------------------------------------ what comes in

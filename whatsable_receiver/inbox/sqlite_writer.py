@@ -217,6 +217,10 @@ class Act:
 
 def connect(path: Path) -> sqlite3.Connection:
     """A connection with the pragmas that the promises need; used by one thread at a time."""
+    # SQLite would open such a file for reading, and leave a -shm beside it with the same rights:
+    # that one would stay read-only when the file no longer is.
+    if path.exists() and not os.access(path, os.W_OK):
+        raise sqlite3.OperationalError("attempt to write a readonly database")
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         db.execute("PRAGMA busy_timeout = 5000")
