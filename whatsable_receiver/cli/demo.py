@@ -520,7 +520,8 @@ def demo(*, keep: bool, port: int, as_json: bool, make: Make = make_receiver) ->
                 printer.next_steps()
             return code
 
-        return serving.until_stopped(server, main())
+        # Its end is near in any case, and a hasty one would leave the folder behind.
+        return serving.until_stopped(server, main(), second_ends=False)
 
 
 def _silent(post: Post, record: EventRecord | None, calls: list[Call]) -> None:

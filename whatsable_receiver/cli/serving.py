@@ -103,17 +103,21 @@ async def serve(
         await serving.serve(sockets=[listener])
 
 
-def until_stopped(serving: Server, main: Coroutine[Any, Any, int]) -> int:
+def until_stopped(
+    serving: Server, main: Coroutine[Any, Any, int], *, second_ends: bool = True
+) -> int:
     """Run ``main`` on the server's event loop; its answer is the exit code.
 
-    The first SIGINT or SIGTERM stops gracefully. A second one ends the process at once: what
-    it had in hand is taken up at the next start, as after a crash.
+    The first SIGINT or SIGTERM stops gracefully. A second one ends the process at once, unless
+    ``second_ends`` is False: what it had in hand is taken up at the next start, as after a crash.
     """
+    asked = False
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if serving.should_exit:
+        nonlocal asked
+        if asked and second_ends:
             os._exit(128 + number)
-        serving.should_exit = True
+        asked = serving.should_exit = True
 
     for number in SIGNALS:
         signal.signal(number, stop)

@@ -113,6 +113,7 @@ class SQLiteInbox:
         )
         self._reader = ThreadPoolExecutor(1, "whatsable-inbox-reader")
         self._reading: sqlite3.Connection | None = None
+        self._reading_file: tuple[int, int] | None = None
         try:
             await self._loop.run_in_executor(self._reader, self._writer.start_up)
         except BaseException:
@@ -419,8 +420,12 @@ class SQLiteInbox:
 
     async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         def reading() -> T:
+            stat = os.stat(self.path)  # another file may stand there by now
+            file = stat.st_dev, stat.st_ino
+            if file != self._reading_file:
+                self._stop_reading()
             if self._reading is None:
-                self._reading = connect(self.path)
+                self._reading, self._reading_file = connect(self.path), file
                 self._reading.execute("PRAGMA query_only = ON")
             try:
                 return work(self._reading)
@@ -430,7 +435,7 @@ class SQLiteInbox:
 
         try:
             return await self._loop.run_in_executor(self._reader, reading)
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise Unavailable(f"the inbox cannot be read: {error}") from error
 
     def _stop_reading(self) -> None:

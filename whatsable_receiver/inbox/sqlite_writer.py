@@ -375,7 +375,8 @@ class Writer:
                 os.close(folder)
         self._db = db
         before, self._inode = self._inode, self._identity()
-        if before != self._inode:  # new to us: what we are called in another file is nothing here
+        if fresh or before != self._inode:
+            # New to us (inodes come again): what we are called in another file is nothing here.
             self._owner = self._until = self._leased = 0
             self._cursors.clear()
         return db
