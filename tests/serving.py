@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ START = 30.0  # seconds for a process to answer; a busy machine is slow
 TURN = 0.01  # seconds between two looks at a condition
 
 
-def until(condition: Callable[[], T], seconds: float = START, *, what: str = "") -> T:
+def until(condition: Callable[[], T | None], seconds: float = START, *, what: str = "") -> T:
     """The first truthy answer of ``condition``; ``AssertionError`` when time runs out."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
@@ -118,9 +118,13 @@ class Server:
     def stop(self, within: float = START) -> float:
         """SIGTERM; the seconds that it took to end. ``TimeoutExpired`` if it does not."""
         began = time.monotonic()
-        self.signal(signal.SIGTERM)
+        self.terminate()
         self.process.wait(within)
         return time.monotonic() - began
+
+    def terminate(self) -> None:
+        """SIGTERM, without waiting."""
+        self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
         """Send a signal; a process that has ended gets none."""
@@ -140,12 +144,13 @@ class Server:
 
 
 def launch(
-    app: str, folder: Path, *, user: int | None = None, env: Mapping[str, str] | None = None
+    app: str, folder: Path, *, within: Sequence[str] = (), env: Mapping[str, str] | None = None
 ) -> Server:
     """Start ``tests.apps.<app>:receiver`` on ``folder``; answers at once, perhaps before it does.
 
-    The inbox is ``folder/inbox.db``; handlers write to ``folder/effects``. Call it from the main
-    thread: the server dies with the thread that started it.
+    The inbox is ``folder/inbox.db``; handlers write to ``folder/effects``. ``within`` is a command
+    that runs the server. Call it from the main thread: the server dies with the thread that
+    started it.
     """
     # Bound here and listened on there: no port that somebody else takes in between.
     with socket.socket() as listener:
@@ -156,6 +161,7 @@ def launch(
         with log.open("wb") as said:
             process = subprocess.Popen(
                 [
+                    *within,
                     *(sys.executable, "-m", "uvicorn", f"tests.apps.{app}:receiver"),
                     *("--fd", str(listener.fileno()), "--no-access-log", "--log-level", "info"),
                 ],
@@ -171,19 +177,16 @@ def launch(
                 stdout=said,
                 stderr=said,
                 pass_fds=[listener.fileno()],
-                user=user,
-                group=user,
-                extra_groups=None if user is None else [],
             )
     return Server(process, port, log)
 
 
 @contextmanager
 def serving(
-    app: str, folder: Path, *, user: int | None = None, env: Mapping[str, str] | None = None
+    app: str, folder: Path, *, within: Sequence[str] = (), env: Mapping[str, str] | None = None
 ) -> Iterator[Server]:
     """A server that answers, and is gone afterwards, whatever happens."""
-    server = launch(app, folder, user=user, env=env)
+    server = launch(app, folder, within=within, env=env)
     try:
         yield server.wait_ready()
     finally:

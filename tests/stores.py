@@ -177,6 +177,7 @@ async def claim_now(inbox: Inbox, wants: Sequence[Want] = BOTH, lanes: int = 64)
         others = [run for run in runs if run.route != "sentinel"]
         found += others
         empty = 0 if others else empty + 1
+    await written(inbox)
     return found
 
 
@@ -195,9 +196,7 @@ def finish(
     """Settle and save every job of a run: completed, or as the outcome says."""
     outcome = outcome or Completed()
     for job in run.jobs:
-        settled = settle(
-            job, outcome, now, retries=retries or Retries(), chance=0.0, strict=strict
-        )
+        settled = settle(job, outcome, now, retries=retries or Retries(), chance=0.0, strict=strict)
         word = None if isinstance(outcome, Completed) else type(outcome).__name__.lower()
         inbox.save(Settled(settled, run.lease, now, now, word))
 

@@ -19,10 +19,9 @@ FLOORS = """
     __init__
     receiver
     web          worker        housekeeping  inspector     inbox.sqlite  inbox.postgres
-    handling     media         sending
-    inbox        inbox.base    patience
+    inbox        inbox.base    handling      media         sending
     idempotency  verification  routing       conversation  client        settings  telemetry
-    event        jobs
+    event        jobs          patience
     payload
     errors
 """

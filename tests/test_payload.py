@@ -330,6 +330,14 @@ def test_a_message_without_its_phone_or_type_is_unfit(name):
         read(json.dumps(least).encode())
 
 
+def test_the_older_names_of_the_times_are_read_without_their_envelope_too():
+    """A bare object that is sound but for the legacy names does not lose its times."""
+    fields = dict(BOT_TEXT)
+    fields["user_timestamp"] = fields.pop("user_last_message_time")
+    fields["bot_timestamp"] = fields.pop("bot_last_message_time")
+    assert read(json.dumps(fields).encode()) == message()
+
+
 def test_of_doubled_keys_the_last_one_wins_in_both_ways_of_reading():
     """A body means one thing, whichever of the two parsers reads it."""
     strict = raw("phone_number", '"11111", "note": "a", "phone_number": "22222"')

@@ -18,6 +18,14 @@ class Conversation(NamedTuple):
     phone: str
 
 
+class Stored(NamedTuple):
+    """What an event is made of: its body, and the payload where somebody has read it already."""
+
+    raw: bytes
+    received_at: int
+    payload: Payload | Status | None = None
+
+
 def kind_of(payload: Payload | Status) -> Kind:
     """Which of the three decorators a payload is for."""
     if isinstance(payload, Status):

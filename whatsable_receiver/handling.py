@@ -16,8 +16,7 @@ from functools import partial
 from typing import Any
 
 from .errors import Discard, PayloadError, Retry, told
-from .event import Event
-from .inbox.base import Stored
+from .event import Event, Stored
 from .jobs import Completed, Discarded, Failed, Job, Outcome
 from .patience import OutOfPatience, Patience
 from .payload import read as read_payload

@@ -15,7 +15,6 @@ from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from operator import attrgetter
 from typing import Annotated, Any
 
-from dateutil import parser as dates
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -509,6 +508,8 @@ def _when(value: object) -> datetime | None:
 def _parsed(text: str) -> datetime | None:
     if len(text) > 64:  # longer than any date, and long enough to keep the parser busy
         return None
+    from dateutil import parser as dates  # here: few need it, and it takes time to import
+
     # What a text leaves out is taken from the default. Two of them show that nothing was: a bare
     # "10:30" names no moment.
     one, other = (

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from .errors import Unavailable, told
-from .inbox.base import Inbox, Lost, Run, Settled, Stored, Want
+from .event import Stored
+from .inbox.base import Inbox, Lost, Run, Settled, Want
 from .jobs import (
     LEASE_LOST,
     Completed,

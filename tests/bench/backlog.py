@@ -85,21 +85,33 @@ def _standing(n: int, now: int) -> tuple[int, int, int, int]:
 
 def fill_keys(database: Path, keys: int) -> list[tuple[bytes, bytes]]:
     """Known keys whose bodies retention has taken; a random sample of them, at most 100,000."""
-    rng = random.Random(13)
     now = time.time_ns() // 1_000_000
-    every = max(1, keys // 100_000)
-    sample: list[tuple[bytes, bytes]] = []
-
-    def rows() -> Iterator[tuple[object, ...]]:
-        for n in range(1, keys + 1):
-            # Four a second, up to the moment where the load begins.
-            second = FIRST_SECOND - 1 - (keys - n) // 4
-            key, fingerprint = second.to_bytes(4, "big") + rng.randbytes(12), rng.randbytes(16)
-            if n % every == 0:
-                sample.append((key, fingerprint))
-            yield n, key, fingerprint, now, ACCOUNT, str(FIRST_PHONE + n % 20_000), None
-
     with _bulk(database) as connection:
-        connection.executemany(EVENT, rows())
-    rng.shuffle(sample)
+        connection.create_function("prefix", 1, lambda second: second.to_bytes(4, "big"))
+        # Four a second, up to the moment where the load begins. Pasting a blob to a blob makes
+        # text of the same bytes; the cast makes them a blob again.
+        connection.execute(
+            """
+            INSERT INTO events(id, key, fingerprint, received_at, kind, account, phone, type,
+                               labels)
+            WITH RECURSIVE k(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < :keys)
+            SELECT n, CAST(prefix(:last - (:keys - n) / 4) || randomblob(12) AS BLOB),
+                   randomblob(16), :now, 0, :account, :phone + n % 20000, 'text', 'orders, returns'
+            FROM k
+            """,
+            {
+                "keys": keys,
+                "last": FIRST_SECOND - 1,
+                "now": now,
+                "account": ACCOUNT,
+                "phone": FIRST_PHONE,
+            },
+        )
+        sample: list[tuple[bytes, bytes]] = connection.execute(
+            "SELECT key, fingerprint FROM events WHERE id % :every = 0",
+            {"every": max(1, keys // 100_000)},
+        ).fetchall()
+    if any(len(key) != 16 or len(fingerprint) != 16 for key, fingerprint in sample):
+        raise RuntimeError("the keys that were written are not 16 bytes long")
+    random.Random(13).shuffle(sample)
     return sample

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol, get_args
 
-from ..event import Kind
+from ..event import Kind, Stored
 from ..jobs import Job, State
 from ..payload import Payload, Status
 
@@ -65,14 +65,6 @@ class Want(NamedTuple):
     route: str
     lanes: int
     jobs: int
-
-
-class Stored(NamedTuple):
-    """What an event is made of: its body, and the payload where somebody has read it already."""
-
-    raw: bytes
-    received_at: int
-    payload: Payload | Status | None = None
 
 
 class Run(NamedTuple):

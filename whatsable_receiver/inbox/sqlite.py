@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import Unavailable
+from ..event import Stored
 from ..jobs import not_begun
 from ..telemetry import Meter, Silence
 from . import sqlite_queries as queries
@@ -33,7 +34,6 @@ from .base import (
     Run,
     Settled,
     Stats,
-    Stored,
     Want,
 )
 from .sqlite_writer import LARGEST_CYCLE, Act, Claimed, Cycle, Waiting, Wants, Writer, connect

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +33,7 @@ CHECKPOINT_BYTES = 4 << 20  # of log, roughly: small steps keep the pause of one
 WAKE_STEP = 1000
 FEW = 8  # jobs of a lane that are claimed together, unless few lanes have any
 SCHEMA = 1
+APPLICATION_ID = 0x57684162  # "WhAb": tells our files from those of other programs
 
 # ---------------------------------------------------------------- the statements
 
@@ -224,6 +224,7 @@ def connect(path: Path) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         db.execute("PRAGMA busy_timeout = 5000")
+        _refuse_foreign(db, path)
         db.execute("PRAGMA page_size = 8192")
         # Another process may be making the same switch: this one statement does not wait by itself.
         for _ in range(50):
@@ -253,17 +254,25 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
+    """A database that has tables and is not ours is left exactly as it is."""
+    ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    if not ours and db.execute("PRAGMA schema_version").fetchone()[0]:
+        raise ConfigurationError(f"{path} is the database of another program")
+
+
 def migrate(db: sqlite3.Connection) -> None:
     """Bring the schema to the newest number, each step in a transaction of its own."""
     while (version := db.execute("PRAGMA user_version").fetchone()[0]) < SCHEMA:
         name = f"sqlite_{version + 1:04}.sql"
-        script = (resources.files(__package__) / "schema" / name).read_text()
+        script = Path(__file__).with_name("schema").joinpath(name).read_text("utf-8")
         db.execute("BEGIN IMMEDIATE")
         try:
             if db.execute("PRAGMA user_version").fetchone()[0] == version:
                 for statement in script.split(";\n"):
                     if statement.strip():
                         db.execute(statement)
+                db.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 db.execute(f"PRAGMA user_version = {version + 1}")
             db.execute("COMMIT")
         except BaseException:
@@ -475,20 +484,29 @@ class Writer:
         """One transaction in the file that stands at the path now, or ``Unavailable``."""
         with self._my_turn():
             db = None
+            ours = None
             try:
                 db = self._database()
+                ours = self._owner, self._until, self._leased
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
                 if self._identity() != self._inode:
                     raise sqlite3.OperationalError("the file was replaced")
             except (sqlite3.Error, OSError, ConfigurationError) as error:
+                self._undo(ours)
                 self._after(error)
                 raise Unavailable(f"the inbox cannot be written: {error}") from error
             except BaseException:
+                self._undo(ours)
                 if db is not None and db.in_transaction:
                     db.execute("ROLLBACK")
                 raise
+
+    def _undo(self, ours: tuple[int, int, int] | None) -> None:
+        # A name that was undone with its transaction is given out again, to another process.
+        if ours is not None:
+            self._owner, self._until, self._leased = ours
 
     def _after(self, error: Exception) -> None:
         """Leave no transaction behind; a connection that is not merely busy is opened anew."""

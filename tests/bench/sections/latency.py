@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +37,19 @@ def starts_in(journal: Path) -> list[tuple[int, float]]:
     """The notes of ``receiver_journal``: event, milliseconds since its sending."""
     written = journal.read_bytes() if journal.exists() else b""
     return [(event, waited / 1e6) for event, waited in struct.iter_unpack("qq", written)]
+
+
+def sync_ms() -> float:
+    """What one small synced write costs on this disk: no durable answer comes sooner."""
+    took = []
+    with tempfile.TemporaryFile() as file:
+        for _ in range(50):
+            begin = time.perf_counter()
+            file.write(b"x" * 8192)
+            file.flush()
+            os.fsync(file.fileno())
+            took.append((time.perf_counter() - begin) * 1000)
+    return median(took)
 
 
 def once(config: Config, load: Load) -> Paced:
@@ -79,6 +94,7 @@ def _rows(rate: int, runs: dict[tuple[str, int], list[Paced]]) -> list[Row]:
         "answer p50/p99 ms": _pair(mine),
         "bare answer p50/p99 ms": _pair(bare),
         # How late the client itself was: no figure here is finer than that.
+        "one sync of this disk ms": sync_ms(),
         "client late p99 ms": median(paced.report.late_p99_ms for paced in mine),
     }
     flaw = next((paced.flaw for paced in (*mine, *bare) if paced.flaw), None)
