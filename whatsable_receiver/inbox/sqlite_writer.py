@@ -596,18 +596,6 @@ class Writer:
         return kept
 
     def _row(self, position: int, deliveries: int, entry: Entry) -> tuple[Any, ...]:
-        routes = None
-        if entry.jobs:
-            routes = json.dumps(
-                [
-                    (
-                        (self.route_ids[job.route] << 48) | job.lane,
-                        State.AVAILABLE if job.discarded is None else State.DISCARDED,
-                        job.discarded,
-                    )
-                    for job in entry.jobs
-                ]
-            )
         return (
             position,
             entry.key,
@@ -620,9 +608,19 @@ class Writer:
             entry.message_type,
             entry.labels,
             entry.reason,
-            routes,
+            self._routes(entry) if entry.jobs else None,
             entry.raw,
         )
+
+    def _routes(self, entry: Entry) -> str:
+        """What the trigger makes jobs of: ``[[lane, state, reason], ...]``. Put together by hand
+        where it is only numbers, because each delivery pays for it."""
+        lanes = [(self.route_ids[job.route] << 48) | job.lane for job in entry.jobs]
+        if not any(job.discarded for job in entry.jobs):
+            return f"[{','.join([f'[{lane},0,null]' for lane in lanes])}]"
+        states = [State.DISCARDED if job.discarded else State.AVAILABLE for job in entry.jobs]
+        reasons = [job.discarded for job in entry.jobs]
+        return json.dumps(list(zip(lanes, states, reasons, strict=True)))
 
     def _identify(
         self, db: sqlite3.Connection, folded: dict[tuple[bytes, bytes], list[int]]
