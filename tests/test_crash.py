@@ -18,18 +18,13 @@ from threading import Event as Flag
 import pytest
 
 from .crash.bodies import body
-from .crash.books import COMPLETED, Effect, JobRow, copied, effects, opened
+from .crash.books import COMPLETED, JobRow, copied, effects, opened, words
 from .crash.campaign import Campaign
 from .serving import Answer, Server, serving, until
 
 pytest.importorskip("uvicorn")
 
 SHORT_LEASE = {"WHATSABLE_LEASE": "1"}
-
-
-def words(folder: Path, word: str) -> list[Effect]:
-    """The effects with this word."""
-    return [line for line in effects(folder) if line.word == word]
 
 
 def finished(folder: Path, seconds: float = 30) -> list[JobRow]:

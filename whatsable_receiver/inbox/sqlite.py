@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import Unavailable
+from ..errors import ConfigurationError, Unavailable
 from ..event import Stored
 from ..jobs import not_begun
 from ..telemetry import Meter, Silence
@@ -435,7 +435,7 @@ class SQLiteInbox:
 
         try:
             return await self._loop.run_in_executor(self._reader, reading)
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ConfigurationError) as error:
             raise Unavailable(f"the inbox cannot be read: {error}") from error
 
     def _stop_reading(self) -> None:

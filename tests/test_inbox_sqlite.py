@@ -1,0 +1,448 @@
+"""What only the SQLite inbox promises: durability, plans, schema, files and locks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from whatsable_receiver.errors import ConfigurationError, Unavailable
+from whatsable_receiver.inbox import sqlite_queries, sqlite_writer
+from whatsable_receiver.inbox.base import Filter, Kept, Retention, Want
+from whatsable_receiver.inbox.sqlite import SQLiteInbox
+from whatsable_receiver.inbox.sqlite_writer import ACCEPT, IDENTIFY, LADDER, connect, migrate
+from whatsable_receiver.jobs import State
+
+from .stores import (
+    ANSWER,
+    LEASE,
+    NOON,
+    ROUTES,
+    SQLiteDatabase,
+    anyio_backend,  # noqa: F401 - a fixture
+    claim_now,
+    entry,
+    finish,
+    keep,
+    keep_all,
+    opened,
+    states,
+    until,
+    written,
+)
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> SQLiteDatabase:
+    """An empty folder for a file."""
+    return SQLiteDatabase(tmp_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """A file with the newest schema, and the connection that a writer would have."""
+    db = connect(tmp_path / "plain.db")
+    migrate(db)
+    db.execute(sqlite_writer.ACCEPT_TRIGGER)
+    yield db
+    db.close()
+
+
+# ---------------------------------------------------------------- durability
+
+
+async def test_the_file_is_as_durable_as_promised(database: SQLiteDatabase) -> None:
+    """Promise 1: a write-ahead log, and each commit synced: FULL, not NORMAL."""
+    async with opened(database) as store:
+        assert isinstance(store, SQLiteInbox)
+        answers: list[dict[str, Any]] = []
+        pragmas = ("journal_mode", "synchronous", "wal_autocheckpoint", "automatic_index")
+        await store._act(
+            lambda db: answers.append(
+                {name: db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas}
+            )
+        )
+    assert answers == [
+        {"journal_mode": "wal", "synchronous": 2, "wal_autocheckpoint": 0, "automatic_index": 0}
+    ]
+
+
+@pytest.mark.parametrize("where", ["/proc", "/dev/null", "/nowhere/at/all"])
+async def test_a_place_that_cannot_hold_a_file_is_refused_at_start(where: str) -> None:
+    """Promise 1: where nothing can be kept the receiver does not start, and says which place."""
+    store = SQLiteInbox(f"{where}/x.db", clock=lambda: NOON)
+    with pytest.raises(ConfigurationError, match=where):
+        await store.open(ROUTES)
+
+
+async def test_what_is_no_database_is_refused_and_left_alone(database: SQLiteDatabase) -> None:
+    """A file of something else is not overwritten."""
+    database.path.write_bytes(b"These are my letters." * 1000)
+    before = database.path.read_bytes()
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        await database.inbox().open(ROUTES)
+    assert database.path.read_bytes() == before
+
+
+async def test_reading_commands_make_no_file(database: SQLiteDatabase) -> None:
+    """With ``create=False`` a wrong path is an error, and not a new empty inbox."""
+    with pytest.raises(ConfigurationError, match="no database"):
+        await database.inbox(create=False).open([])
+    assert not database.path.exists()
+
+
+# ---------------------------------------------------------------- schema
+
+
+async def test_a_newer_schema_is_refused(database: SQLiteDatabase) -> None:
+    """A file written by a newer version is left as it is, and the answer says to upgrade."""
+    async with opened(database):
+        pass
+    with contextlib.closing(sqlite3.connect(database.path)) as db:
+        db.execute(f"PRAGMA user_version = {sqlite_writer.SCHEMA + 1}")
+        db.commit()
+    with pytest.raises(ConfigurationError, match="upgrade"):
+        await database.inbox().open(ROUTES)
+
+
+def test_migrations_are_numbered_without_a_gap(tmp_path: Path) -> None:
+    """Each number up to the newest has its script, and a second run changes nothing."""
+    schema = Path(sqlite_writer.__file__).parent / "schema"
+    numbers = sorted(int(path.stem.split("_")[1]) for path in schema.glob("sqlite_*.sql"))
+    assert numbers == list(range(1, sqlite_writer.SCHEMA + 1))
+    with contextlib.closing(connect(tmp_path / "x.db")) as db:
+        for _ in range(2):
+            migrate(db)
+            assert db.execute("PRAGMA user_version").fetchone()[0] == sqlite_writer.SCHEMA
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+
+
+async def test_many_processes_may_make_the_file_at_once(database: SQLiteDatabase) -> None:
+    """Eight inboxes opened at the same moment on no file at all: one schema, no error."""
+    inboxes = [database.inbox() for _ in range(8)]
+    await asyncio.gather(*[inbox.open(ROUTES) for inbox in inboxes])
+    try:
+        kept = [await keep(inbox, entry(1)) for inbox in inboxes]
+        assert {one.event for one in kept} == {1}
+        assert sum(one.new for one in kept) == 1
+    finally:
+        await asyncio.gather(*[inbox.close() for inbox in inboxes])
+
+
+# ---------------------------------------------------------------- the ladder
+
+
+@pytest.mark.parametrize("size", sorted({n + more for n in LADDER for more in (-1, 0, 1)} - {0}))
+async def test_a_batch_of_any_size_is_kept(database: SQLiteDatabase, size: int) -> None:
+    """Promise 1: batches are padded to a few sizes, and cut at the largest; no row is lost."""
+    async with opened(database) as store:
+        entries = [
+            entry(n, lane=n, routes=("answer", "archive")[: n % 3]) for n in range(1, size + 1)
+        ]
+        first, again = await keep_all(store, entries), await keep_all(store, entries)
+        assert [one.event for one in first] == list(range(1, size + 1))
+        assert again == [Kept(one.event, new=False) for one in first]
+        stats = await store.stats()
+        assert stats.events["incoming"] == size
+        assert sum(stats.jobs.values()) == sum(n % 3 for n in range(1, size + 1))
+
+
+# ---------------------------------------------------------------- plans
+
+WANTS = json.dumps([[0, 1 << 60, 16, 40]])
+PLANS: dict[str, tuple[str, Any, set[str]]] = {
+    "claim": (sqlite_writer.CLAIM, {"wants": WANTS, "run": 4}, {"jobs_available", "jobs_busy"}),
+    "more of lanes": (
+        sqlite_writer.MORE_OF_LANES,
+        {"lanes": "[1]", "run": 4},
+        {"jobs_available"},
+    ),
+    "lease": (
+        sqlite_writer.LEASE,
+        {"lease": 1, "now": 1, "ids": "[1]", "until": 1},
+        {"INTEGER PRIMARY KEY"},
+    ),
+    "save": (sqlite_writer.SAVE, {"saves": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "complete": (sqlite_writer.COMPLETE, {"completed": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "attempts": (sqlite_writer.ATTEMPTS, {"attempts": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "wake": (sqlite_writer.WAKE, {"now": 1, "step": 10}, {"jobs_due", "INTEGER PRIMARY KEY"}),
+    "next due": (sqlite_writer.NEXT_DUE, {}, {"jobs_due"}),
+    "expired": (sqlite_writer.EXPIRED, {"now": 1, "owner": 1}, {"jobs_busy"}),
+    "free followers": (
+        sqlite_writer.FREE_FOLLOWERS,
+        {"now": 1, "owner": 1, "heads": "[]"},
+        {"jobs_busy", "INTEGER PRIMARY KEY"},
+    ),
+    "leased": (sqlite_writer.LEASED, {"owner": 1}, {"jobs_busy"}),
+    **{f"accept {n}": (ACCEPT[n], [None] * 13 * n, set()) for n in LADDER},
+    **{f"identify {n}": (IDENTIFY[n], [None] * 2 * n, {"events_key"}) for n in LADDER},
+}
+
+
+@pytest.mark.parametrize(("statement", "values", "indexes"), PLANS.values(), ids=PLANS)
+def test_hot_statements_keep_their_plans(
+    file: sqlite3.Connection, statement: str, values: Any, indexes: set[str]
+) -> None:
+    """Promise 8: no statement of acceptance or work scans a table that grows, or sorts."""
+    steps = [row[3] for row in file.execute("EXPLAIN QUERY PLAN " + statement, values)]
+    for step in steps:
+        scanned = step.startswith("SCAN ") and not any(
+            fine in step
+            for fine in (
+                "json_each",
+                "VIRTUAL TABLE",
+                "CONSTANT",
+                "SCAN l",
+                "SCAN (",
+                "jobs_busy",
+                "owners",
+            )
+        )
+        # Busy jobs are as many as run at once, and owners as many as processes: each is meant.
+        assert not scanned, steps
+        assert "AUTOMATIC" not in step, steps
+        assert "TEMP B-TREE" not in step, steps
+    assert {index for index in indexes if any(index in step for step in steps)} == indexes, steps
+
+
+@pytest.mark.parametrize("rows", [2000])
+async def test_the_work_on_one_job_does_not_grow_with_the_inbox(
+    database: SQLiteDatabase, rows: int
+) -> None:
+    """Promise 8: indexes of open work are empty when the work is done, however many events."""
+    async with opened(database) as store:
+        for start in range(1, rows, 250):
+            await keep_all(store, [entry(n, lane=n) for n in range(start, start + 250)])
+        done = 0
+        while done < rows:
+            for run in await store.claim([Want("answer", 500, 500)], 500):
+                finish(store, run, NOON)
+                done += len(run.jobs)
+        await written(store)
+        assert (await store.stats()).unfinished == {}
+    indexes = {
+        "jobs_available": "state = 0",
+        "jobs_due": "state IN (1, 5)",
+        "jobs_busy": "state IN (2, 5)",
+        "jobs_discarded": "state = 4",
+    }
+    with contextlib.closing(sqlite3.connect(database.path)) as db:
+        for name, where in indexes.items():
+            sql = f"SELECT count(*) FROM jobs INDEXED BY {name} WHERE {where}"
+            assert db.execute(sql).fetchone() == (0,)
+
+
+# ---------------------------------------------------------------- several on one file
+
+
+async def test_two_inboxes_share_the_work_and_no_job_runs_twice(database: SQLiteDatabase) -> None:
+    """Promise 5: two processes drain one backlog: each job once, each lane in order."""
+    async with opened(database) as one, opened(database) as other:
+        await keep_all(one, [entry(n, lane=1 + n % 7) for n in range(1, 141)])
+        done: list[tuple[int, int]] = []
+
+        async def drain(inbox: SQLiteInbox) -> None:
+            while len(done) < 140:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1.5):
+                        for run in await inbox.claim([Want("answer", 2, 6)], 2):
+                            done.extend((run.lane, job.event_id) for job in run.jobs)
+                            await asyncio.sleep(0)
+                            finish(inbox, run, NOON)
+
+        assert isinstance(one, SQLiteInbox)
+        assert isinstance(other, SQLiteInbox)
+        await asyncio.gather(drain(one), drain(other))
+        assert len({job for _, job in done}) == len(done) == 140
+        for lane in {lane for lane, _ in done}:
+            jobs = [job for lane_, job in done if lane_ == lane]
+            assert jobs == sorted(jobs)
+
+
+async def test_work_kept_by_another_process_is_found(database: SQLiteDatabase) -> None:
+    """A waiting claim notices within about a second what another process accepted."""
+    async with opened(database) as worker, opened(database) as door:
+        asked = asyncio.ensure_future(worker.claim([ANSWER], 4))
+        await written(worker)
+        kept = await keep(door, entry(1))
+        (run,) = await asyncio.wait_for(asked, 10)
+        assert run.jobs[0].event_id == kept.event
+
+
+DYING = """
+import asyncio, os, sys
+sys.path.insert(0, sys.argv[2])
+from tests.stores import NOON, ROUTES, claim_now, entry, keep_all
+from whatsable_receiver.inbox.sqlite import SQLiteInbox
+
+async def main():
+    inbox = SQLiteInbox(sys.argv[1], clock=lambda: NOON)
+    await inbox.open(ROUTES)
+    await keep_all(inbox, [entry(n, lane=n) for n in (1, 2, 3)])
+    print(sum(len(run.jobs) for run in await claim_now(inbox)), flush=True)
+    os.kill(os.getpid(), 9)
+
+asyncio.run(main())
+"""
+
+
+def die_with_three_jobs(database: SQLiteDatabase) -> None:
+    """Another process keeps three events, claims their jobs, and is killed."""
+    root = Path(__file__).parent.parent
+    died = subprocess.run(
+        [sys.executable, "-c", DYING, str(database.path), str(root)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (died.stdout.strip(), died.returncode) == ("3", -9), died.stderr
+
+
+async def test_after_a_crash_nobody_waits_for_leases(database: SQLiteDatabase) -> None:
+    """Promise 4: who starts alone knows that all others are dead, and takes their jobs at once."""
+    await asyncio.to_thread(die_with_three_jobs, database)
+    async with opened(database) as again:
+        lost = await again.take_back()
+        assert [(one.job.event_id, one.job.attempt) for one in lost] == [(1, 1), (2, 1), (3, 1)]
+
+
+async def test_while_somebody_lives_a_newcomer_waits_for_leases(database: SQLiteDatabase) -> None:
+    """Promise 5: who does not start alone cannot know who died, and waits for the lease."""
+    async with opened(database) as living:
+        await asyncio.to_thread(die_with_three_jobs, database)
+        async with opened(database) as newcomer:
+            assert await newcomer.take_back() == []
+            database.clock.forward(LEASE + 1)
+            assert len(await newcomer.take_back()) == 3
+        assert await living.take_back() == []
+
+
+async def test_a_reader_does_not_declare_the_workers_dead(database: SQLiteDatabase) -> None:
+    """An inbox opened without routes, as ``events list`` does, disturbs no lease."""
+    async with opened(database) as worker:
+        await keep(worker, entry(1))
+        (run,) = await claim_now(worker)
+        async with opened(database, routes=()) as reader:
+            assert len(await reader.find(Filter(kinds=frozenset({"incoming"})))) == 1
+            assert await reader.take_back() == []
+        finish(worker, run, NOON)
+        assert await states(worker, run.jobs[0].id) == [State.COMPLETED]
+
+
+async def test_a_lease_is_renewed_while_the_loop_is_blocked(database: SQLiteDatabase) -> None:
+    """Promise 5: a handler that blocks the loop for three leases loses none."""
+
+    def real() -> int:
+        return time.time_ns() // 1_000_000
+
+    async with (
+        opened(database, clock=real, lease=0.3) as busy,
+        opened(database, clock=real, lease=0.3) as other,
+    ):
+        await keep(busy, entry(1))
+        (run,) = await claim_now(busy)
+        time.sleep(0.9)  # noqa: ASYNC251 - the loop is blocked on purpose: this is the test
+        assert await other.take_back() == []
+        finish(busy, run, NOON)
+        assert await states(busy, run.jobs[0].id) == [State.COMPLETED]
+
+
+# ---------------------------------------------------------------- trouble with the file
+
+
+async def test_a_full_file_is_unavailable_and_then_goes_on(database: SQLiteDatabase) -> None:
+    """Promise 8: no room is Unavailable, without half an event; with room again it is kept."""
+    async with opened(database) as store:
+        await keep(store, entry(1))
+        assert isinstance(store, SQLiteInbox)
+        await store._act(lambda db: db.execute("PRAGMA max_page_count = 1").fetchone())
+        big = entry(2, raw=b"x" * 200_000)
+        with pytest.raises(Unavailable, match="full"):
+            await keep(store, big)
+        assert len(await store.find(Filter())) == 1
+        await store._act(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchone())
+        assert (await keep(store, big)).new
+
+
+async def test_outcomes_wait_for_room(database: SQLiteDatabase) -> None:
+    """Promise 4: an outcome that could not be written is written when it can be."""
+    async with opened(database) as store:
+        await keep(store, entry(1))
+        (run,) = await claim_now(store)
+        with contextlib.closing(sqlite3.connect(database.path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            finish(store, run, NOON)
+            await asyncio.sleep(0)
+            other.execute("ROLLBACK")
+        assert await states(store, run.jobs[0].id) == [State.COMPLETED]
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_file_that_goes_away_is_noticed(database: SQLiteDatabase, how: str) -> None:
+    """Promise 1: what went into a file that is gone is not called kept; then it goes on."""
+    async with opened(database) as store:
+        await keep(store, entry(1))
+        for name in ("inbox.db", "inbox.db-wal", "inbox.db-shm"):
+            (database.path.parent / name).unlink(missing_ok=True)
+        if how == "replaced":
+            with contextlib.closing(connect(database.path)) as db:
+                migrate(db)
+        with pytest.raises(Unavailable):
+            await keep(store, entry(2))
+        kept = await keep(store, entry(2))
+        assert kept.new
+        with contextlib.closing(sqlite3.connect(database.path)) as db:
+            assert db.execute("SELECT count(*) FROM events").fetchone() == (1,)
+
+
+async def test_the_log_of_the_file_stays_small(database: SQLiteDatabase) -> None:
+    """Promise 9: the writer checkpoints as it goes: the log does not grow with the traffic."""
+    async with opened(database) as store:
+        for n in range(1, 401):
+            await keep(store, entry(n, raw=b"x" * 100_000, routes=()))
+        log = database.path.with_name("inbox.db-wal").stat().st_size
+    assert log < 20_000_000
+    assert database.path.stat().st_size > 40_000_000
+    wal = database.path.with_name("inbox.db-wal")
+    assert not wal.exists() or wal.stat().st_size == 0
+
+
+async def test_a_slow_reader_does_not_stop_acceptance(database: SQLiteDatabase) -> None:
+    """Promise 8: somebody who reads for long blocks neither acceptance nor retention."""
+    async with opened(database) as store:
+        await keep_all(store, [entry(n, routes=()) for n in range(1, 50)])
+        with contextlib.closing(sqlite3.connect(database.path)) as reader:
+            rows = reader.execute("SELECT id FROM events")
+            rows.fetchone()
+            assert (await keep(store, entry(100))).new
+            database.clock.forward(86_400)
+            assert await store.prune(Retention(age=1.0)) == 49
+            assert len(rows.fetchall()) == 48
+
+
+def test_the_steps_of_pruning_are_small() -> None:
+    """Larger steps show in the p99 of acceptance."""
+    assert sqlite_queries.PRUNE_STEP <= 64
+
+
+async def test_close_waits_for_no_claim(database: SQLiteDatabase) -> None:
+    """Whoever waits for work when the inbox closes is told so by cancellation."""
+    store = database.inbox()
+    await store.open(ROUTES)
+    asked = asyncio.ensure_future(store.claim([ANSWER], 1))
+    await written(store)
+    await store.close()
+    await until(asked.done)
+    assert asked.cancelled()
