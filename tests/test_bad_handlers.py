@@ -208,6 +208,7 @@ def test_a_handler_that_ends_the_process_is_discarded_and_the_rest_completes(
     with serving("bad", tmp_path) as server:
         place = Place(server, tmp_path)
         fine = [place.post("fine", "loop") for _ in range(10)]
+        fine += [place.post("fine", "slow") for _ in range(6)]  # these run when it dies
         poison = place.post("exit", label)
         for _ in range(10):
             n = next(number)

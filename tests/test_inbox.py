@@ -1053,3 +1053,27 @@ async def test_quarantine_is_a_ring(database: Database, options: dict[str, Any],
         assert with_body == [one.event for one in kept[-left:]]
         assert there[other.event]
         assert await keep(store, many[0]) == Kept(kept[0].event, new=False)
+
+
+async def test_jobs_that_were_lost_with_their_process_run_one_at_a_time(
+    database: Database, store: Inbox
+) -> None:
+    """Promise 4: who merely ran beside a deadly job does not die with it until it is spent."""
+    kept = await keep_all(store, [entry(n, lane=n) for n in range(1, 6)])
+    async with opened(database) as dying:
+        assert len(await claim_now(dying)) == 5
+    database.clock.forward(LEASE + 1)
+    for one in await store.take_back():
+        now = database.clock.now
+        outcome = settle(one.job, LEASE_LOST, now, retries=Retries(first=0), chance=0)
+        store.save(Settled(outcome, one.lease, one.started_at, now, "lost"))
+    await written(store)
+    await keep_all(store, [entry(6, lane=6)])
+    events = []
+    for suspects_left in (5, 4, 3, 2, 1):
+        runs = await claim_now(store)
+        suspects = [run for run in runs if run.jobs[0].attempt == 2]
+        assert len(suspects) == 1, suspects_left
+        events += [run.jobs[0].event_id for run in suspects]
+        finish(store, suspects[0], database.clock.now)
+    assert sorted(events) == [one.event for one in kept]

@@ -376,8 +376,8 @@ async def test_a_full_file_is_unavailable_and_then_goes_on(database: SQLiteDatab
         assert (await keep(store, big)).new
 
 
-async def test_outcomes_wait_for_room(database: SQLiteDatabase) -> None:
-    """Promise 4: an outcome that could not be written is written when it can be."""
+async def test_outcomes_wait_for_a_lock(database: SQLiteDatabase) -> None:
+    """Promise 4: an outcome handed over while another holds the file is written after that."""
     async with opened(database) as store:
         await keep(store, entry(1))
         (run,) = await claim_now(store)

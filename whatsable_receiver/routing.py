@@ -273,6 +273,10 @@ def _route(
             f"a handler is a function of the event, not {handler!r}; write @receiver.on() with "
             "parentheses"
         )
+    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+        raise ConfigurationError(
+            f"{getattr(handler, '__name__', handler)!r} has a yield in it: calling it runs nothing"
+        )
     name = name if name is not None else getattr(handler, "__name__", "")
     if not name or name == "<lambda>" or not name.isprintable() or len(name) > 200:
         raise ConfigurationError(f"{handler!r} needs a name= of 1 to 200 printable characters")

@@ -174,6 +174,13 @@ async def block(event: Event) -> None:
     write(event)
 
 
+@receiver.on(label="slow", retries=THRICE)
+async def slow(event: Event) -> None:
+    """Be at work when somebody else ends the process."""
+    await asyncio.sleep(0.3)
+    write(event)
+
+
 @receiver.on(label="exit-loop", retries=THRICE)
 async def exit_loop(event: Event) -> None:
     """Take the whole process along."""

@@ -227,8 +227,13 @@ class SQLiteInbox:
         return await self._read(queries.oldest_available)
 
     async def ping(self) -> None:
-        """One empty transaction: ``Unavailable`` where nothing could be written now."""
-        await self._act(lambda db: None)
+        """``Unavailable`` where nothing could be written now.
+
+        An empty transaction, and a real one once something failed: a full disk takes the empty.
+        """
+        wounded = self.last_error is not None
+        await self._act(queries.write_nothing if wounded else lambda db: None)
+        self.last_error = None
 
     async def resubmit(self, jobs: Iterable[int]) -> int:
         """Make discarded jobs available again with a fresh budget; ``StateError`` names others."""
@@ -316,6 +321,7 @@ class SQLiteInbox:
             return
         self.last_error = cycle.error
         if cycle.error:
+            self._ripe = True  # some rows may have been kept one by one
             self._recent.clear()  # should the file be another one now, its numbers are too
             self._recent_bytes = 0
             # Outcomes are facts: they wait for the next transaction that works.

@@ -105,13 +105,19 @@ UPDATE jobs SET state = 0 WHERE id IN (
 NEXT_DUE = "SELECT min(run_at) FROM jobs INDEXED BY jobs_due WHERE state IN (1, 5)"
 
 # In:  [[lane before the first, lane after the last, free lanes wanted, lanes to look at], ...]
-# Out: one row of JSON: [[looked at, last lane, [[lane, [[id, run_at, attempt, spent], ...]], ...]]]
+# Out: one row of JSON: [[looked at, last lane, [[lane, jobs], ...]], ...], where a job is
+#      [id, run_at, attempt, spent, lost]
 # It jumps from lane to lane instead of sorting jobs: a naive "oldest first" reads 44,000 jobs a
 # second from many conversations and 20 a second from one.
 # In brackets, or "free + NOT EXISTS (...) < wanted" means something else.
 _FREE = (
     "(NOT EXISTS (SELECT 1 FROM jobs b INDEXED BY jobs_busy "
     "WHERE b.state IN (2, 5) AND b.lane = l.lane))"
+)
+# Whether the last attempt was lost with its process.
+_LOST = (
+    "attempt > 0 AND EXISTS (SELECT 1 FROM attempts a "
+    "WHERE a.job = id AND a.number = attempt AND a.outcome = 'lost')"
 )
 CLAIM = f"""
 SELECT json_group_array(json((
@@ -125,7 +131,7 @@ SELECT json_group_array(json((
     FROM l WHERE l.lane IS NOT NULL AND looked < w.value->>3 AND free + {_FREE} < w.value->>2)
   SELECT json_array(max(looked) FILTER (WHERE lane IS NOT NULL), max(lane),
     json_group_array(json_array(lane, json((
-      SELECT json_group_array(json_array(id, run_at, attempt, spent)) FROM (
+      SELECT json_group_array(json_array(id, run_at, attempt, spent, {_LOST})) FROM (
         SELECT id, run_at, attempt, spent FROM jobs INDEXED BY jobs_available
         WHERE state = 0 AND lane = l.lane ORDER BY id LIMIT :run)))))
     FILTER (WHERE lane IS NOT NULL AND {_FREE}))
@@ -162,9 +168,9 @@ UPDATE jobs SET state = 0, started_at = NULL, attempt = attempt - 1, spent = spe
 WHERE id IN (SELECT id FROM jobs INDEXED BY jobs_busy WHERE {_LATE})
   AND id NOT IN (SELECT value FROM json_each(:heads))
 """
-MORE_OF_LANES = """
+MORE_OF_LANES = f"""
 SELECT json_group_array(json_array(l.value, json((
-  SELECT json_group_array(json_array(id, run_at, attempt, spent)) FROM (
+  SELECT json_group_array(json_array(id, run_at, attempt, spent, {_LOST})) FROM (
     SELECT id, run_at, attempt, spent FROM jobs INDEXED BY jobs_available
     WHERE state = 0 AND lane = l.value ORDER BY id LIMIT :run))))) FROM json_each(:lanes) l
 """
@@ -321,6 +327,7 @@ class Writer:
         self._owner = 0
         self._until = 0  # our leases are good until then
         self._claims = 0
+        self._suspect: int | None = None  # the job that may be the one that kills its process
         self._leased = 0
         self._renew_at = 0.0
         self._logged = 0  # bytes since the last checkpoint, roughly
@@ -487,7 +494,7 @@ class Writer:
             ours = None
             try:
                 db = self._database()
-                ours = self._owner, self._until, self._leased
+                ours = self._owner, self._until, self._leased, self._suspect
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
@@ -503,10 +510,13 @@ class Writer:
                     db.execute("ROLLBACK")
                 raise
 
-    def _undo(self, ours: tuple[int, int, int] | None) -> None:
+    def _undo(self, ours: tuple[int, int, int, int | None] | None) -> None:
         # A name that was undone with its transaction is given out again, to another process.
         if ours is not None:
-            self._owner, self._until, self._leased = ours
+            self._owner, self._until, self._leased, self._suspect = ours
+        # What was woken sleeps again.
+        soon = self.clock() + 500
+        self.due = soon if self.due is None else min(self.due, soon)
 
     def _after(self, error: Exception) -> None:
         """Leave no transaction behind; a connection that is not merely busy is opened anew."""
@@ -641,6 +651,8 @@ class Writer:
         others = []
         attempts = []
         for job, lease, started, ended, outcome, detail in saves:
+            if job.id == self._suspect:
+                self._suspect = None
             if job.state is State.COMPLETED:
                 completed.append((job.id, lease, started, ended))
                 continue
@@ -719,7 +731,15 @@ class Writer:
             elif len(taken) * FEW < want.jobs and any(len(jobs) == FEW for _, jobs in taken):
                 taken = self._more_of(db, taken, want)
                 more = True
-            chosen += [(want.route, lane, _heads(want.route, jobs)) for lane, jobs in taken]
+            for lane, jobs in taken:
+                *_, lost = jobs[0]
+                if lost:
+                    # It ran when a process died. One such job at a time, or those that merely
+                    # ran beside the one that kills would die with it until they are spent.
+                    if self._suspect is not None:
+                        continue
+                    self._suspect = jobs[0][0]
+                chosen.append((want.route, lane, _heads(want.route, jobs)))
         if not chosen:
             return Claimed([], more)
         lease = self._lease(db, [job.id for *_, jobs in chosen for job in jobs], now)
@@ -818,7 +838,7 @@ def _heads(route: str, jobs: Sequence[Sequence[int]]) -> tuple[Job, ...]:
     is done there might stand the job that kills its process, and never be charged for it.
     """
     chosen: list[Job] = []
-    for id_, run_at, attempt, spent in jobs:
+    for id_, run_at, attempt, spent, _ in jobs:
         if attempt and chosen:
             break
         chosen.append(Job(id_, route, State.RUNNING, run_at, attempt + 1, spent + 1))
