@@ -355,6 +355,7 @@ async def test_a_full_route_does_not_stop_another(store: Inbox) -> None:
         await until(lambda: sum(name == "answer" for name, *_ in handler.begun) == 40)
         assert sum(name == "archive" for name, *_ in handler.begun) == 2
         gate.set()
+        await until(lambda: len(handler.ended) == 80)
 
 
 # ---------------------------------------------------------------- stop

@@ -23,6 +23,8 @@ async def take_back_leases(take_back: Callable[[], Awaitable[int]], every: float
                 log.warning("%d attempts lost their lease and were taken back", lost)
         except Unavailable as error:
             log.warning("leases cannot be looked at: %s", error)
+        except Exception:  # whatever it is, the next look may go well
+            log.exception("leases could not be looked at")
         await asyncio.sleep(every)
 
 
@@ -34,4 +36,6 @@ async def prune(inbox: Inbox, retention: Retention) -> None:
             touched = await inbox.prune(retention)
         except Unavailable as error:
             log.warning("nothing can be pruned: %s", error)
+        except Exception:  # whatever it is, the next step may go well
+            log.exception("nothing could be pruned")
         await asyncio.sleep(PAUSE if touched else REST)

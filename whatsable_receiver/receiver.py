@@ -116,9 +116,13 @@ class Receiver(Router):
             raise ReceiverError("the receiver is running already")
         routes = self.routes()
         settings = self.settings
-        inbox = open_inbox(settings, clock=self._clock, meter=self._meter)
-        await inbox.open([route.name for route in routes])
-        self._inbox = self._door.inbox = inbox
+        inbox = self._inbox = open_inbox(settings, clock=self._clock, meter=self._meter)
+        try:
+            await inbox.open([route.name for route in routes])
+        except BaseException:
+            self._inbox = None
+            raise
+        self._door.inbox = inbox
         if self._workers:
             self._worker = Worker(
                 inbox,
@@ -179,8 +183,9 @@ class Receiver(Router):
         """ASGI. The webhook's path is answered at once; Starlette has every other path."""
         if scope["type"] == "http":
             path = scope["path"]
-            if root := scope.get("root_path", ""):
-                path = path.removeprefix(root)
+            root = scope.get("root_path", "")
+            if root and path.startswith(root + "/"):
+                path = path[len(root) :]
             ours = self.settings.path
             if path == ours:
                 await self._door(scope, receive, send, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Generic, Protocol, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Generic, Protocol, TypeVar
 
 from .errors import Unavailable, told
 from .event import Stored
@@ -93,6 +93,7 @@ class Worker(Generic[R]):
         self._taken: Counter[str] = Counter()  # lanes that run or are asked for, by route
         self._free = concurrency
         self._room = asyncio.Event()
+        self._freed = asyncio.Event()  # a lane ended of a route that has a bound of its own
         self._stopping = False
 
     @property
@@ -120,17 +121,16 @@ class Worker(Generic[R]):
 
     async def _ask(self) -> None:
         while True:
-            wants, lanes = self._wants()
+            wants, lanes, full = self._wants()
             if not lanes:
                 self._room.clear()
                 await self._room.wait()
                 continue
             self._free -= lanes
             self._taken.update({want.route: want.lanes for want in wants})
-            runs: list[Run] = []
             try:
-                runs = await self._inbox.claim(wants, lanes)
-                for run in runs:
+                claim = self._inbox.claim(wants, lanes)
+                for run in await (self._until_room(claim) if full else claim):
                     self._start(run)
             except Unavailable as error:
                 log.warning("no jobs can be claimed: %s", error)
@@ -143,17 +143,32 @@ class Worker(Generic[R]):
                 self._taken.subtract({want.route: want.lanes for want in wants})
                 self._room.set()
 
-    def _wants(self) -> tuple[list[Want], int]:
-        """What this asker asks for: half of the room that is left, or all of a small one."""
+    def _wants(self) -> tuple[list[Want], int, bool]:
+        """What this asker asks for: half of the room that is left, or all of a small one; and
+        whether a route was left out because as many of its lanes run as may."""
         lanes = self._free if self._free < 4 else (self._free + 1) // ASKERS
         wants = []
+        full = False
         for route in self._routes.values():
             room = lanes
             if route.concurrency is not None:
                 room = min(room, route.concurrency - self._taken[route.name])
+                full = full or room <= 0
             if room > 0:
                 wants.append(Want(route.name, room, room * (1 if route.strict else JOBS_PER_LANE)))
-        return wants, lanes if wants else 0
+        return wants, lanes if wants else 0, full
+
+    async def _until_room(self, claim: Coroutine[Any, Any, list[Run]]) -> list[Run]:
+        """What is claimed; nothing, if a route that was left out has room before that: its jobs
+        may be all that there is."""
+        self._freed.clear()
+        claiming = asyncio.create_task(claim)
+        freed = asyncio.create_task(self._freed.wait())
+        try:
+            await asyncio.wait((claiming, freed), return_when=asyncio.FIRST_COMPLETED)
+            return claiming.result() if claiming.done() else []
+        finally:
+            await _cancelled((claiming, freed))
 
     def _start(self, run: Run) -> None:
         self._free -= 1
@@ -185,6 +200,8 @@ class Worker(Generic[R]):
         finally:
             self._free += 1
             self._taken[run.route] -= 1
+            if route.concurrency is not None:
+                self._freed.set()
 
     async def _attempt(self, route: R, job: Job, run: Run) -> None:
         started = self._clock()
@@ -256,7 +273,7 @@ def _described(outcome: Outcome, settled: Job) -> tuple[str | None, str | None]:
             return "lost" if lost else "discarded" if spent else "failed", detail
 
 
-async def _cancelled(tasks: Iterable[asyncio.Task[None]], within: float | None = None) -> int:
+async def _cancelled(tasks: Iterable[asyncio.Task[Any]], within: float | None = None) -> int:
     """Cancel tasks and wait for their end; how many did not end in time."""
     waiting = [task for task in tasks if not task.done()]
     for task in waiting:

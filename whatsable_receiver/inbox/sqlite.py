@@ -84,7 +84,8 @@ class SQLiteInbox:
         self._acts: deque[Act] = deque()
         self._in_flight: Cycle | Act | None = None
         self._flush_due = False
-        self._ripe = True  # something may be claimable
+        self._bare: set[str] = set()  # routes of which the last claim left nothing to claim
+        self._shaken = 0  # how often all of that became doubtful
         self._due: int | None = None
         self._pruned_to = 0
         # Events that came just now, so that the jobs on them need not read them: oldest first.
@@ -109,6 +110,7 @@ class SQLiteInbox:
             lease_ms=self._lease_ms,
             meter=self._meter,
             create=self._create,
+            quarantine=self._quarantine,
             done=self._tell,
         )
         self._reader = ThreadPoolExecutor(1, "whatsable-inbox-reader")
@@ -177,7 +179,7 @@ class SQLiteInbox:
         answer: asyncio.Future[Claimed] = self._loop.create_future()
         self._claims.append((Wants(wants, lanes), answer))
         self._claiming = True
-        if self._ripe:
+        if self._next_claim(take=False):
             self._stir()
         try:
             claimed = await answer
@@ -199,8 +201,7 @@ class SQLiteInbox:
     async def take_back(self) -> list[Lost]:
         """Lease anew the jobs whose lease ran out while they ran; free those not yet started."""
         lost = await self._act(self._writer.take_back)
-        self._ripe = True
-        self._stir()
+        self._shake()
         return lost
 
     # ------------------------------------------------------------ the verbs of people
@@ -240,8 +241,7 @@ class SQLiteInbox:
         wanted = list(jobs)
         now = self._clock()
         changed: int = await self._act(lambda db: queries.resubmit(db, wanted, now))
-        self._ripe = True
-        self._stir()
+        self._shake()
         return changed
 
     async def prune(self, retention: Retention) -> int:
@@ -275,10 +275,16 @@ class SQLiteInbox:
         else:
             waiting = self._next_waiting()
             saves, self._saves = self._saves, []
-            wants, claim = self._next_claim(bool(waiting or saves))
+            for one in waiting:
+                self._bare.difference_update([job.route for job in one.entry.jobs])
+            for save in saves:
+                self._bare.discard(save.job.route)
+                if save.job.attempt > 1:
+                    self._bare.clear()  # it may have stood alone, and others may run now
+            wants, claim = self._next_claim() or (None, None)
             if not (waiting or saves or claim):
                 return
-            cycle = Cycle(waiting, saves, wants, claim)
+            cycle = Cycle(waiting, saves, wants, claim, self._shaken)
         self._in_flight = cycle
         self._watch()
         self._writer.tasks.put(cycle)
@@ -292,14 +298,21 @@ class SQLiteInbox:
                 waiting.append(one)
         return waiting
 
-    def _next_claim(
-        self, something_else: bool
-    ) -> tuple[Wants | None, asyncio.Future[Claimed] | None]:
-        while (self._ripe or something_else) and self._claims:
-            wants, claim = self._claims.popleft()
-            if not claim.done():
+    def _next_claim(self, *, take: bool = True) -> tuple[Wants, asyncio.Future[Claimed]] | None:
+        """The first who still waits and asks for a route that may have something."""
+        self._claims = deque(asked for asked in self._claims if not asked[1].done())
+        for n, (wants, claim) in enumerate(self._claims):
+            if any(want.route not in self._bare for want in wants.routes):
+                if take:
+                    del self._claims[n]
                 return wants, claim
-        return None, None
+        return None
+
+    def _shake(self) -> None:
+        """Anything may be claimable again: something changed that no cycle of ours told of."""
+        self._bare.clear()
+        self._shaken += 1
+        self._stir()
 
     def _tell(self, cycle: Cycle | Act, due: int | None, answer: object) -> None:
         """Called on the writer's thread: one hand-over for a whole cycle."""
@@ -321,7 +334,7 @@ class SQLiteInbox:
             return
         self.last_error = cycle.error
         if cycle.error:
-            self._ripe = True  # some rows may have been kept one by one
+            self._bare.clear()  # some rows may have been kept one by one
             self._recent.clear()  # should the file be another one now, its numbers are too
             self._recent_bytes = 0
             # Outcomes are facts: they wait for the next transaction that works.
@@ -330,11 +343,10 @@ class SQLiteInbox:
                 self._claims.appendleft((cycle.wants, cycle.claim))
             self._loop.call_later(0.25, self._stir)
         else:
-            if cycle.claimed is not None:
-                self._ripe = cycle.claimed.more
-            elif cycle.saves or any(waiting.entry.jobs for waiting in cycle.waiting):
-                self._ripe = True
-            if self._waiting or self._saves or self._acts or (self._ripe and self._claims):
+            nothing_left = cycle.claimed is not None and not cycle.claimed.more
+            if nothing_left and cycle.wants and cycle.shaken == self._shaken:
+                self._bare.update([want.route for want in cycle.wants.routes])
+            if self._waiting or self._saves or self._acts or self._next_claim(take=False):
                 self._flush()  # the writer goes on while the answers are dealt out
         for one, kept in zip(cycle.waiting, cycle.kept, strict=True):
             if one.answer.done():
@@ -352,7 +364,7 @@ class SQLiteInbox:
                 cycle.claim.set_result(cycle.claimed)
             elif cycle.wants is not None:
                 self._claims.append((cycle.wants, cycle.claim))
-                if self._ripe:
+                if self._next_claim(take=False):
                     self._stir()
 
     def _remember(self, id_: int, entry: Entry) -> None:
@@ -397,8 +409,7 @@ class SQLiteInbox:
 
     def _fall_due(self) -> None:
         self._due_timer = self._due = None
-        self._ripe = True
-        self._stir()
+        self._shake()
 
     def _poll_later(self) -> None:
         self._poll_timer = self._loop.call_later(1.0, self._poll)
@@ -411,8 +422,7 @@ class SQLiteInbox:
 
     def _polled(self, answer: asyncio.Future[bool]) -> None:
         if not answer.cancelled() and (answer.exception() or answer.result()):
-            self._ripe = True
-            self._stir()
+            self._shake()
 
     def _act(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
         if not self._open:

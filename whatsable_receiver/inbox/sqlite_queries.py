@@ -300,7 +300,7 @@ def prune(db: sqlite3.Connection, retention: Retention, now: int, after: int) ->
     return Pruned(len(bodies), len(events), after)
 
 
-def evict(db: sqlite3.Connection, rows: int, size: int) -> int:
+def evict(db: sqlite3.Connection, rows: int, size: int, step: int = PRUNE_STEP) -> int:
     """Quarantine is a ring: beyond so many bodies or bytes, the oldest bodies go."""
     ids = [
         id_
@@ -309,7 +309,7 @@ def evict(db: sqlite3.Connection, rows: int, size: int) -> int:
             "sum(length(raw)) OVER newest AS total FROM events INDEXED BY events_quarantined "
             "WHERE kind = 3 AND raw IS NOT NULL WINDOW newest AS (ORDER BY id DESC)) "
             "WHERE n > ? OR total > ? LIMIT ?",
-            (rows, size, PRUNE_STEP),
+            (rows, size, step),
         )
     ]
     _take_bodies(db, ids)

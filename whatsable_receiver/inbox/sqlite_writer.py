@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from ..errors import ConfigurationError, Unavailable
 from ..jobs import Job, State
 from ..telemetry import Meter
+from . import sqlite_queries as queries
 from .base import KINDS, Entry, Kept, Lost, Run, Settled, Want
 from .sqlite_locks import FileLock
 
@@ -200,6 +201,7 @@ class Cycle:
     saves: list[Settled]
     wants: Wants | None
     claim: asyncio.Future[Claimed] | None
+    shaken: int
     kept: list[Kept | Unavailable] = field(default_factory=list)
     claimed: Claimed | None = None
     error: Unavailable | None = None
@@ -306,6 +308,7 @@ class Writer:
         lease_ms: int,
         meter: Meter,
         create: bool,
+        quarantine: tuple[int, int],
         done: Callable[[Cycle | Act, int | None, Any], None],
     ) -> None:
         self.path = path
@@ -313,6 +316,7 @@ class Writer:
         self.lease_ms = lease_ms
         self.meter = meter
         self.create = create
+        self.quarantine = quarantine  # rows and bytes
         self.done = done
         self.tasks: queue.SimpleQueue[Cycle | Act | None] = queue.SimpleQueue()
         self.wanted_routes = routes
@@ -327,6 +331,8 @@ class Writer:
         self._owner = 0
         self._until = 0  # our leases are good until then
         self._claims = 0
+        self._unlooked_rows = 0  # quarantined since the ring was last looked at
+        self._unlooked_bytes = 0
         self._suspect: int | None = None  # the job that may be the one that kills its process
         self._leased = 0
         self._renew_at = 0.0
@@ -558,9 +564,11 @@ class Writer:
                 with self._transaction() as db:
                     cycle.kept[n] = self._accept(db, [one])[0]
             except Unavailable as error:
-                cycle.kept[n:] = [error] * (len(cycle.waiting) - n)
-                return
-            except Exception as error:  # this is the row
+                if not isinstance(error.__cause__, sqlite3.IntegrityError | sqlite3.DataError):
+                    cycle.kept[n:] = [error] * (len(cycle.waiting) - n)
+                    return
+                cycle.kept[n] = error  # this is the row
+            except Exception as error:  # and so is this
                 cycle.kept[n] = Unavailable(f"this delivery cannot be stored: {error}")
 
     def _fill(self, db: sqlite3.Connection, cycle: Cycle) -> None:
@@ -569,10 +577,22 @@ class Writer:
             self._save(db, cycle.saves)
         if cycle.waiting:
             cycle.kept = list(self._accept(db, cycle.waiting))
+            self._guard_quarantine(db, cycle.waiting)
         if cycle.wants is not None:
             if self.due is not None and self.due <= now:
                 self._wake(db, now)
             cycle.claimed = self._claim(db, cycle.wants, now)
+
+    def _guard_quarantine(self, db: sqlite3.Connection, waiting: Sequence[Waiting]) -> None:
+        """Let the ring go round in time: retention looks once a minute, a flood does not wait."""
+        for one in waiting:
+            if one.entry.kind == "quarantined":
+                self._unlooked_rows += 1
+                self._unlooked_bytes += len(one.entry.raw)
+        rows, size = self.quarantine
+        if self._unlooked_rows * 16 > rows or self._unlooked_bytes * 16 > size:
+            self._unlooked_rows = self._unlooked_bytes = 0
+            queries.evict(db, rows, size, step=LARGEST_CYCLE)
 
     def _accept(self, db: sqlite3.Connection, waiting: Sequence[Waiting]) -> list[Kept]:
         folded: dict[tuple[bytes, bytes], list[int]] = {}
