@@ -19,6 +19,7 @@ HandlerEnding                   what a handler raises when it means it: no error
 
 from __future__ import annotations
 
+LONGEST_RETRY = 366 * 86_400  # seconds
 LONGEST_TEXT = 500  # characters of what an error says that are kept
 
 
@@ -90,7 +91,7 @@ class Retry(HandlerEnding):
         self, reason: str = "the handler asked for a retry", *, after: float | None = None
     ):
         super().__init__(reason)
-        if after is not None and not 0 <= after <= 366 * 86_400:
+        if after is not None and not 0 <= after <= LONGEST_RETRY:
             raise ValueError(f"Retry(after=...) takes 0 seconds to 366 days, not {after!r}")
         self.reason = reason
         self.after = after

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from .errors import Discard, PayloadError, Retry, told
+from .errors import LONGEST_RETRY, Discard, PayloadError, Retry, told
 from .event import Event, Stored
 from .jobs import Completed, Discarded, Failed, Job, Outcome
 from .patience import OutOfPatience, Patience
@@ -59,7 +59,7 @@ class Handling:
             with self._patience_of(route):
                 await self._call(route, event)
         except Retry as error:
-            return Failed(_reason(error), after=getattr(error, "after", None))
+            return Failed(_reason(error), after=_seconds(getattr(error, "after", None)))
         except Discard as error:
             return Discarded(_reason(error))
         except OutOfPatience:
@@ -133,10 +133,18 @@ class Handling:
 
 
 def _is_async(handler: Handler) -> bool:
-    function = inspect.unwrap(handler)
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 - asks for the method, not whether it can be called
+    # No unwrapping: a plain wrapper round a coroutine function is plain, and what it returns is
+    # awaited.
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004 - asks for the method, not whether it can be called
     )
+
+
+def _seconds(after: object) -> float | None:
+    """What a Retry says, if it is a time at all; a subclass may say anything."""
+    if isinstance(after, int | float) and 0 <= after <= LONGEST_RETRY:
+        return float(after)
+    return None
 
 
 def _fail(future: asyncio.Future[Any], error: BaseException) -> None:

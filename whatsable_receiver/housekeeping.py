@@ -11,7 +11,7 @@ from .inbox.base import Inbox, Retention
 
 log = logging.getLogger("whatsable_receiver.housekeeping")
 
-PAUSE = 0.25  # seconds between two steps of pruning
+PAUSE = 0.05  # seconds between two steps of pruning
 REST = 60.0  # seconds after a step that found nothing to do
 
 

@@ -31,6 +31,7 @@ from .worker import Worker
 log = logging.getLogger("whatsable_receiver")
 
 HEALTH_TIMEOUT = 2.0  # seconds
+HEALTH_AGE = 1.0  # seconds; a health check costs a transaction, and anybody may ask for one
 
 
 def _milliseconds() -> int:
@@ -72,6 +73,8 @@ class Receiver(Router):
         self._inbox: Inbox | None = None
         self._worker: Worker[Route] | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._look: asyncio.Future[dict[str, Any]] | None = None
+        self._looked_at = 0.0
         self.configure(**settings)
 
     def configure(self, **settings: Any) -> None:
@@ -119,10 +122,16 @@ class Receiver(Router):
         inbox = self._inbox = open_inbox(settings, clock=self._clock, meter=self._meter)
         try:
             await inbox.open([route.name for route in routes])
+            gone = set(await inbox.unfinished()) - {route.name for route in routes}
         except BaseException:
             self._inbox = None
+            await inbox.close()
             raise
+        for name in sorted(gone):
+            log.warning("unfinished jobs wait for route %r, which this code does not have", name)
+        self.freeze()
         self._door.inbox = inbox
+        self._look = None
         if self._workers:
             self._worker = Worker(
                 inbox,
@@ -142,9 +151,6 @@ class Receiver(Router):
                 ),
                 asyncio.create_task(housekeeping.prune(inbox, _retention(settings))),
             ]
-        gone = set(await inbox.unfinished()) - {route.name for route in routes}
-        for name in sorted(gone):
-            log.warning("unfinished jobs wait for route %r, which this code does not have", name)
         log.info(
             "receiving at %s into %s, %d routes",
             settings.path + ("/…" if settings.path_secret else ""),
@@ -158,6 +164,7 @@ class Receiver(Router):
             return
         inbox, self._inbox = self._inbox, None
         self._door.inbox = None
+        self._look = None
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -199,7 +206,17 @@ class Receiver(Router):
         await self._rest(scope, receive, send)
 
     async def health(self) -> dict[str, Any]:
-        """How the receiver is: live, ready, and why not. ``GET /health`` prints this."""
+        """How the receiver is: live, ready, and why not. ``GET /health`` prints this.
+
+        One look serves everybody who asks within a second.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._look is None or now - self._looked_at > HEALTH_AGE:
+            self._look = asyncio.ensure_future(self._look_at_health())
+            self._looked_at = now
+        return await asyncio.shield(self._look)
+
+    async def _look_at_health(self) -> dict[str, Any]:
         answer: dict[str, Any] = {
             "status": "unwell",
             "live": True,

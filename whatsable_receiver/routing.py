@@ -82,6 +82,7 @@ class Router:
         self.first_match = first_match
         self._entries: list[Route | Router] = []
         self._otherwise: list[Route] = []
+        self._frozen = False
 
     # ------------------------------------------------------------ the decorators
 
@@ -158,6 +159,7 @@ class Router:
 
     def include(self, router: Router) -> None:
         """Ask another router too, at this place; its ``first_match`` counts inside it only."""
+        self._refuse_if_frozen()
         if router is self or self in router._inside():
             raise ConfigurationError("a router cannot include itself")
         if router in self._inside():
@@ -203,8 +205,13 @@ class Router:
         routes = list(self._every())
         by_name: dict[str, Route] = {}
         for route in routes:
-            other = by_name.setdefault(route.name, route)
-            if other is not route:
+            other = by_name.get(route.name)
+            by_name[route.name] = route
+            if other is route:
+                raise ConfigurationError(
+                    f"route {route.name!r} is there twice: its router is included in two places"
+                )
+            if other is not None:
                 raise ConfigurationError(
                     f"two routes are named {route.name!r}: {other.at()} and {route.at()}; "
                     "give one of them another name="
@@ -217,11 +224,23 @@ class Router:
 
     def _adder(self, kind: Kind, **given: Any) -> Callable[[H], H]:
         def add(handler: H) -> H:
+            self._refuse_if_frozen()
             route = _route(handler, kind, **given)
             (self._otherwise if route.otherwise else self._entries).append(route)
             return handler
 
         return add
+
+    def freeze(self) -> None:
+        """Refuse further routes, here and in what is included: events would match a route that
+        the inbox does not know."""
+        self._frozen = True
+        for router in self._inside():
+            router._frozen = True
+
+    def _refuse_if_frozen(self) -> None:
+        if self._frozen:
+            raise ConfigurationError("the receiver has started; routes are added before that")
 
     def _every(self) -> Iterator[Route]:
         for entry in self._entries:
@@ -280,6 +299,8 @@ def _route(
     name = name if name is not None else getattr(handler, "__name__", "")
     if not name or name == "<lambda>" or not name.isprintable() or len(name) > 200:
         raise ConfigurationError(f"{handler!r} needs a name= of 1 to 200 printable characters")
+    if where is not None and (not callable(where) or inspect.iscoroutinefunction(where)):
+        raise ConfigurationError(f"route {name!r}: where= is a plain function of the event")
     if timeout is not None and not timeout > 0:
         raise ConfigurationError(f"route {name!r}: timeout is seconds above 0, or None")
     if concurrency is not None and concurrency < 1:

@@ -70,9 +70,15 @@ class Guarded:
 
 
 def masked(text: str) -> str:
-    """A text for logs, in which each run of six or more digits shows its last two only.
+    """A text in which each run of six or more digits shows its last two only.
 
     Enough to compare with a screen. Errors of handlers quote phones in many ways; a long
     number that is none is masked with them.
     """
     return re.sub(r"\d{4,}(\d\d)", r"…\1", text)
+
+
+def one_line(text: str, *, phones: bool = False) -> str:
+    """A text of somebody else's for a log: nothing in it ends the line or moves the cursor."""
+    text = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)
+    return text if phones else masked(text)

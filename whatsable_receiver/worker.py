@@ -24,15 +24,15 @@ from .jobs import (
     not_begun,
     settle,
 )
-from .telemetry import Meter, masked
+from .telemetry import Meter, one_line
 
 log = logging.getLogger("whatsable_receiver.worker")
 
 JOBS_PER_LANE = 8  # claimed together, on average: fewer transactions, and lanes stay short
 ASKERS = 2  # while the jobs of one claim are dealt out, the next claim is being written
 PAUSE = 0.5  # seconds after a claim that failed
-BREATH = 16  # jobs of one lane before the loop may turn to others, if no handler ever waits
 
+CANCELLED_ITSELF = Failed("the handler cancelled its own task")
 STOPPED = GivenBack("the receiver stopped before the handler did")
 
 
@@ -166,9 +166,15 @@ class Worker(Generic[R]):
         freed = asyncio.create_task(self._freed.wait())
         try:
             await asyncio.wait((claiming, freed), return_when=asyncio.FIRST_COMPLETED)
-            return claiming.result() if claiming.done() else []
+        except asyncio.CancelledError:
+            if claiming.done() and not claiming.cancelled() and not claiming.exception():
+                for run in claiming.result():
+                    self._leave(run, run.jobs)
+            raise
         finally:
+            done = claiming.done()
             await _cancelled((claiming, freed))
+        return claiming.result() if done else []
 
     def _start(self, run: Run) -> None:
         self._free -= 1
@@ -187,13 +193,13 @@ class Worker(Generic[R]):
         route = self._routes[run.route]
         left = iter(run.jobs)
         try:
-            for n, job in enumerate(left, 1):
+            for job in left:
                 if self._stopping:
                     self._leave(run, (job, *left))
                     return
                 await self._attempt(route, job, run)
-                if n % BREATH == 0:
-                    await asyncio.sleep(0)
+                # Let others have the loop, should no handler ever wait for anything.
+                await asyncio.sleep(0)
         except asyncio.CancelledError:
             self._leave(run, left)
             raise
@@ -208,12 +214,14 @@ class Worker(Generic[R]):
         if job.attempt == 1:
             self._meter.time("wait", (started - job.run_at) / 1000, route=route.name)
         try:
-            outcome = await self._run(route, job, run.events.get(job.event_id))
-        except Exception as error:  # a fault of the runner's: no lane may stay closed for it
-            log.exception("the runner of job %d failed", job.id)
-            outcome = Failed(f"the runner failed: {told(error)}")
+            stored = run.events.get(job.event_id) or await self._inbox.stored(job.event_id)
+            outcome = await self._run(route, job, stored)
+        except Exception as error:  # a fault of ours or the store's: no lane may stay closed for it
+            log.exception("job %d could not be run", job.id)
+            outcome = Failed(f"the job could not be run: {told(error)}")
         except asyncio.CancelledError:
-            self._settle(route, job, run.lease, STOPPED, started)
+            outcome = STOPPED if self._stopping else CANCELLED_ITSELF
+            self._settle(route, job, run.lease, outcome, started)
             raise
         self._settle(route, job, run.lease, outcome, started)
 
@@ -236,8 +244,7 @@ class Worker(Generic[R]):
                 "attempt": job.attempt,
                 "outcome": word,
             }
-            reason = settled.reason or ""
-            reason = reason if self._log_phones else masked(reason)
+            reason = one_line(settled.reason or "", phones=self._log_phones)
             if settled.state is State.DISCARDED:
                 log.error("job %d is discarded: %s", job.id, reason, extra=extra)
             else:

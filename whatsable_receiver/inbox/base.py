@@ -74,7 +74,7 @@ class Run(NamedTuple):
     lane: int
     lease: int
     jobs: tuple[Job, ...]
-    events: dict[int, Stored]  # by number
+    events: dict[int, Stored]  # of these nobody needs to read the body again
 
 
 class Lost(NamedTuple):
@@ -194,6 +194,9 @@ class Inbox(Protocol):
 
     async def take_back(self) -> list[Lost]:
         """Lease anew the jobs whose lease ran out while they ran; free those not yet started."""
+
+    async def stored(self, id_: int) -> Stored | None:
+        """What one event is made of; None where retention has taken the body."""
 
     async def find(self, filter: Filter) -> list[EventRecord]:
         """Events by filter, newest first, without bodies."""

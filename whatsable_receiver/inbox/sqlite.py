@@ -41,6 +41,7 @@ from .sqlite_writer import LARGEST_CYCLE, Act, Claimed, Cycle, Waiting, Wants, W
 log = logging.getLogger("whatsable_receiver.inbox")
 T = TypeVar("T")
 
+LATE_FINISHERS_MS = 3_600_000  # how often retention looks again at events it has passed
 RECENT_EVENTS = 1024
 RECENT_BYTES = 8 << 20
 
@@ -82,12 +83,15 @@ class SQLiteInbox:
         self._saves: list[Settled] = []
         self._claims: deque[tuple[Wants, asyncio.Future[Claimed]]] = deque()
         self._acts: deque[Act] = deque()
+        self._acted = False  # the newest transaction was an act
         self._in_flight: Cycle | Act | None = None
         self._flush_due = False
         self._bare: set[str] = set()  # routes of which the last claim left nothing to claim
         self._shaken = 0  # how often all of that became doubtful
         self._due: int | None = None
         self._pruned_to = 0
+        self._bare_until = 0  # no finished event up to this one has a body
+        self._bare_since = 0
         # Events that came just now, so that the jobs on them need not read them: oldest first.
         self._recent: dict[int, Stored] = {}
         self._recent_bytes = 0
@@ -146,11 +150,19 @@ class SQLiteInbox:
             if self._loop.time() > deadline:
                 log.error("closing with %d outcomes unwritten", len(self._saves))
                 break
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.001 if self.last_error is None else 0.05)
         if self._deadline_timer:
             self._deadline_timer.cancel()
+        gone = Unavailable("the inbox is closed")
+        for answer in (
+            *(one.answer for one in self._waiting),
+            *(act.answer for act in self._acts),
+        ):
+            if not answer.done():
+                answer.set_exception(gone)
         self._writer.tasks.put(None)
-        await self._loop.run_in_executor(self._reader, self._thread.join)
+        # A daemon: should another process hold the lock for ever, we do not wait for ever.
+        await self._loop.run_in_executor(self._reader, self._thread.join, self._keep_timeout)
         await self._loop.run_in_executor(self._reader, self._stop_reading)
         self._reader.shutdown(wait=False)
 
@@ -200,9 +212,7 @@ class SQLiteInbox:
 
     async def take_back(self) -> list[Lost]:
         """Lease anew the jobs whose lease ran out while they ran; free those not yet started."""
-        lost = await self._act(self._writer.take_back)
-        self._shake()
-        return lost
+        return await self._act(self._writer.take_back, shakes=True)
 
     # ------------------------------------------------------------ the verbs of people
 
@@ -210,6 +220,10 @@ class SQLiteInbox:
         """Events by number, with body and jobs; those that are not there are left out."""
         wanted = list(ids)
         return await self._read(lambda db: queries.records(db, wanted))
+
+    async def stored(self, id_: int) -> Stored | None:
+        """What one event is made of; None where retention has taken the body."""
+        return await self._read(lambda db: queries.body(db, id_))
 
     async def find(self, filter: Filter) -> list[EventRecord]:
         """Events by filter, newest first, without bodies."""
@@ -240,23 +254,30 @@ class SQLiteInbox:
         """Make discarded jobs available again with a fresh budget; ``StateError`` names others."""
         wanted = list(jobs)
         now = self._clock()
-        changed: int = await self._act(lambda db: queries.resubmit(db, wanted, now))
-        self._shake()
-        return changed
+        return await self._act(lambda db: queries.resubmit(db, wanted, now), shakes=True)
 
     async def prune(self, retention: Retention) -> int:
         """One small step of retention; how many events it touched."""
-        now, after = self._clock(), self._pruned_to
         rows, size = self._quarantine
-        pruned = await self._act(lambda db: queries.prune(db, retention, now, after))
-        evicted = await self._act(lambda db: queries.evict(db, rows, size))
-        self._pruned_to = pruned.after
-        if touched := pruned.bodies + pruned.events:
+        touched = await self._act(lambda db: queries.evict(db, rows, size))
+        if touched:
+            self._meter.count("quarantine_evicted", touched)
+            log.warning("%d quarantined bodies made room for newer ones", touched)
+        now = self._clock()
+        if abs(now - self._bare_since) > LATE_FINISHERS_MS:
+            self._bare_since, self._bare_until = now, 0
+        while not touched:
+            after, bare_until = self._pruned_to, self._bare_until
+            step = await self._act(lambda db: queries.prune(db, retention, now, after, bare_until))  # noqa: B023 - awaited before they change
+            self._pruned_to = step.after
+            touched = step.bodies + step.events
+            if step.ended:
+                self._bare_until = max(self._bare_until, step.after)
+                self._pruned_to = 0
+                break
+        if touched:
             self._meter.count("pruned", touched)
-        if evicted:
-            self._meter.count("quarantine_evicted", evicted)
-            log.warning("%d quarantined bodies made room for newer ones", evicted)
-        return touched + evicted
+        return touched
 
     # ------------------------------------------------------------ the loop's side of a cycle
 
@@ -269,10 +290,15 @@ class SQLiteInbox:
         self._flush_due = False
         if self._in_flight is not None:
             return
+        while self._acts and self._acts[0].answer.done():
+            self._acts.popleft()  # whoever asked has gone
         cycle: Cycle | Act
-        if self._acts:
+        # In turns: whoever asks for health a thousand times a second must not stop acceptance.
+        if self._acts and not (self._acted and (self._waiting or self._saves)):
+            self._acted = True
             cycle = self._acts.popleft()
         else:
+            self._acted = False
             waiting = self._next_waiting()
             saves, self._saves = self._saves, []
             for one in waiting:
@@ -330,6 +356,8 @@ class SQLiteInbox:
                     cycle.answer.set_exception(answer)
                 else:
                     cycle.answer.set_result(answer)
+            if cycle.shakes and answer:
+                self._shake()
             self._stir()
             return
         self.last_error = cycle.error
@@ -415,20 +443,18 @@ class SQLiteInbox:
         self._poll_timer = self._loop.call_later(1.0, self._poll)
 
     def _poll(self) -> None:
-        """Once a second: did another process write to the file? Costs one pragma."""
+        """Once a second: did another process write to the file?"""
         self._poll_later()
-        if self._in_flight is None and not self._acts and self._claims:
-            self._act(self._writer.changed_elsewhere).add_done_callback(self._polled)
+        if self._claims and not self._acts:
+            self._act(self._writer.changed_elsewhere, shakes=True).add_done_callback(_look_away)
 
-    def _polled(self, answer: asyncio.Future[bool]) -> None:
-        if not answer.cancelled() and (answer.exception() or answer.result()):
-            self._shake()
-
-    def _act(self, work: Callable[[sqlite3.Connection], T]) -> asyncio.Future[T]:
+    def _act(
+        self, work: Callable[[sqlite3.Connection], T], *, shakes: bool = False
+    ) -> asyncio.Future[T]:
         if not self._open:
             raise Unavailable("the inbox is not open")
         answer: asyncio.Future[T] = self._loop.create_future()
-        self._acts.append(Act(work, answer))
+        self._acts.append(Act(work, answer, shakes))
         self._stir()
         return answer
 
@@ -469,17 +495,20 @@ class SQLiteInbox:
                     run.events[id_] = recent[id_]
                 else:
                     missing.add(id_)
-        if not missing:
-            return runs
-        while True:
+        rows: dict[int, Stored] = {}
+        if missing:
             try:
                 rows = await self._read(lambda db: queries.bodies(db, missing))
-                break
-            except Unavailable as error:
-                log.error("claimed jobs wait for their events: %s", error)
-                await asyncio.sleep(0.5)
+            except Unavailable as error:  # each lane will ask for its own
+                log.warning("claimed jobs are without their events: %s", error)
         for run in runs:
             for job in run.jobs:
                 if job.event_id in rows:
                     run.events[job.event_id] = rows[job.event_id]
         return runs
+
+
+def _look_away(answer: asyncio.Future[bool]) -> None:
+    """A look that failed is repeated in a second: nobody needs to hear of it."""
+    if not answer.cancelled():
+        answer.exception()

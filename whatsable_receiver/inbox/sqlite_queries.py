@@ -37,13 +37,25 @@ def stored(moment: datetime) -> int:
 BODIES = """
 SELECT group_concat(id || ' ' || received_at || ' ' || length(raw) || ' ' || raw, '')
 FROM (SELECT id, received_at, raw FROM events
-      WHERE raw IS NOT NULL AND id IN (SELECT value FROM json_each(?)))
+      WHERE length(raw) <= 65536 AND id IN (SELECT value FROM json_each(?)))
 """
-BODIES_STEP = 128  # so that the largest bodies do not come all at once
+BODIES_STEP = 128
+
+
+def body(db: sqlite3.Connection, id_: int) -> Stored | None:
+    """What one event is made of; None where its body is gone."""
+    row = db.execute(
+        "SELECT raw, received_at FROM events WHERE id = ? AND raw IS NOT NULL", (id_,)
+    ).fetchone()
+    return Stored(*row) if row else None
 
 
 def bodies(db: sqlite3.Connection, ids: Iterable[int]) -> dict[int, Stored]:
-    """What the events are made of; those whose body is gone are left out."""
+    """What the events are made of; large bodies are left out, and those that are gone.
+
+    Large ones are read one by one, when their turn comes: a claim of a thousand of them would
+    fill the memory.
+    """
     wanted = list(ids)
     found: dict[int, Stored] = {}
     text_factory, db.text_factory = db.text_factory, bytes
@@ -235,9 +247,12 @@ def resubmit(db: sqlite3.Connection, jobs: Sequence[int], now: int) -> int:
                 f"job {job} is {State(found[job]).name.lower()}; only discarded jobs can be "
                 "resubmitted"
             )
-    events = sorted({job // JOBS_PER_EVENT for job in jobs})
-    for id_ in set(events) - set(bodies(db, events)):
-        raise StateError(f"the body of event {id_} is gone (retention); it cannot run again")
+    gone = db.execute(
+        "SELECT id FROM events WHERE raw IS NULL AND id IN (SELECT value FROM json_each(?))",
+        (json.dumps([job // JOBS_PER_EVENT for job in jobs]),),
+    ).fetchone()
+    if gone:
+        raise StateError(f"the body of event {gone[0]} is gone (retention); it cannot run again")
     return db.execute(
         "UPDATE jobs SET state = 0, run_at = ?, spent = 0 "
         "WHERE id IN (SELECT value FROM json_each(?))",
@@ -246,16 +261,22 @@ def resubmit(db: sqlite3.Connection, jobs: Sequence[int], now: int) -> int:
 
 
 class Pruned(NamedTuple):
-    """What one step of retention did, and after which event the next one begins."""
+    """What one step of retention did, after which event the next one begins, and whether
+    nothing behind that can be due."""
 
     bodies: int
     events: int
     after: int
+    ended: bool
 
 
-def prune(db: sqlite3.Connection, retention: Retention, now: int, after: int) -> Pruned:
+def prune(
+    db: sqlite3.Connection, retention: Retention, now: int, after: int, bare_until: int
+) -> Pruned:
     """Look at the next few events: take the bodies, then the keys, that retention lets go.
 
+    A pass goes from old to young and ends at the first finished event that may stay. Behind the
+    keys that are due it goes on after ``bare_until``: up to there no finished event has a body.
     Only finished ones, and never the newest event: its number would be given out again. What
     ``retention.bytes`` bounds is the used part of the file, which does not shrink by itself.
     """
@@ -277,6 +298,7 @@ def prune(db: sqlite3.Connection, retention: Retention, now: int, after: int) ->
     )
     bodies: list[int] = []
     events: list[int] = []
+    ended = False
     for id_, received_at, body, unfinished in window:
         if len(bodies) + len(events) >= PRUNE_STEP:
             break
@@ -292,12 +314,18 @@ def prune(db: sqlite3.Connection, retention: Retention, now: int, after: int) ->
             or (retention.rows is not None and newest - id_ >= retention.rows)
         ):
             bodies.append(id_)
+        elif body:
+            after = id_ - 1
+            ended = True
+            break
+        elif id_ < bare_until:
+            after = bare_until
+            break
     else:
-        if len(window) < PRUNE_WINDOW:
-            after = 0  # that was the end: the next pass begins at the oldest event
+        ended = len(window) < PRUNE_WINDOW
     _take_bodies(db, bodies)
     _delete(db, events)
-    return Pruned(len(bodies), len(events), after)
+    return Pruned(len(bodies), len(events), after, ended)
 
 
 def evict(db: sqlite3.Connection, rows: int, size: int, step: int = PRUNE_STEP) -> int:

@@ -115,10 +115,10 @@ _FREE = (
     "(NOT EXISTS (SELECT 1 FROM jobs b INDEXED BY jobs_busy "
     "WHERE b.state IN (2, 5) AND b.lane = l.lane))"
 )
-# Whether the last attempt was lost with its process.
+# Whether the last two attempts were lost with their processes.
 _LOST = (
-    "attempt > 0 AND EXISTS (SELECT 1 FROM attempts a "
-    "WHERE a.job = id AND a.number = attempt AND a.outcome = 'lost')"
+    "attempt > 1 AND (SELECT count(*) FROM attempts a WHERE a.job = id "
+    "AND a.number > attempt - 2 AND a.outcome = 'lost') = 2"
 )
 CLAIM = f"""
 SELECT json_group_array(json((
@@ -218,6 +218,7 @@ class Act:
 
     work: Callable[[sqlite3.Connection], Any]
     answer: asyncio.Future[Any]
+    shakes: bool  # when it answers anything but nothing, there may be more to claim
 
 
 # ---------------------------------------------------------------- opening the file
@@ -331,6 +332,8 @@ class Writer:
         self._owner = 0
         self._until = 0  # our leases are good until then
         self._claims = 0
+        self._epoch = 0  # how often something may have become claimable
+        self._swept: dict[str, int] = {}  # the epoch in which a sweep over the lanes began
         self._unlooked_rows = 0  # quarantined since the ring was last looked at
         self._unlooked_bytes = 0
         self._suspect: int | None = None  # the job that may be the one that kills its process
@@ -375,6 +378,9 @@ class Writer:
         fresh = not self.path.exists()
         if fresh and self._inode is not None and not self.create:
             raise sqlite3.OperationalError("the file is gone")
+        if fresh:  # other people's messages: for the owner's eyes, and so are -wal and -shm
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         db = connect(self.path)
         try:
             migrate(db)
@@ -472,7 +478,7 @@ class Writer:
         try:
             with self._my_turn():
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.warning("a checkpoint has to wait: %s", error)
 
     def _renew_if_due(self) -> None:
@@ -482,13 +488,14 @@ class Writer:
             with self._my_turn():
                 self._renew(self._db, self.clock())
                 self._leased = self._db.execute(LEASED, {"owner": self._owner}).fetchone()[0]
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             log.warning("leases could not be renewed: %s", error)
 
     def _renew(self, db: sqlite3.Connection, now: int) -> None:
+        until = now + self.lease_ms
+        db.execute(RENEW, {"owner": self._owner, "until": until})
         self._renew_at = time.monotonic() + self.lease_ms / 3000
-        self._until = now + self.lease_ms
-        db.execute(RENEW, {"owner": self._owner, "until": self._until})
+        self._until = until
 
     # ------------------------------------------------------------ transactions
 
@@ -500,7 +507,7 @@ class Writer:
             ours = None
             try:
                 db = self._database()
-                ours = self._owner, self._until, self._leased, self._suspect
+                ours = self._owner, self._until, self._leased, self._suspect, self.due
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
@@ -516,13 +523,10 @@ class Writer:
                     db.execute("ROLLBACK")
                 raise
 
-    def _undo(self, ours: tuple[int, int, int, int | None] | None) -> None:
+    def _undo(self, ours: tuple[int, int, int, int | None, int | None] | None) -> None:
         # A name that was undone with its transaction is given out again, to another process.
         if ours is not None:
-            self._owner, self._until, self._leased, self._suspect = ours
-        # What was woken sleeps again.
-        soon = self.clock() + 500
-        self.due = soon if self.due is None else min(self.due, soon)
+            (self._owner, self._until, self._leased, self._suspect, self.due) = ours
 
     def _after(self, error: Exception) -> None:
         """Leave no transaction behind; a connection that is not merely busy is opened anew."""
@@ -573,6 +577,8 @@ class Writer:
 
     def _fill(self, db: sqlite3.Connection, cycle: Cycle) -> None:
         now = self.clock()
+        if cycle.saves or cycle.waiting:
+            self._epoch += 1
         if cycle.saves:
             self._save(db, cycle.saves)
         if cycle.waiting:
@@ -710,9 +716,10 @@ class Writer:
             log.warning("%d outcomes were dropped: their leases were lost", lost)
 
     def _wake(self, db: sqlite3.Connection, now: int) -> None:
-        while db.execute(WAKE, {"now": now, "step": WAKE_STEP}).rowcount == WAKE_STEP:
-            pass
+        # One step a cycle: what is still due is due at once, and those who wait get a turn.
+        db.execute(WAKE, {"now": now, "step": WAKE_STEP})
         self.due = db.execute(NEXT_DUE).fetchone()[0]
+        self._epoch += 1
 
     # ------------------------------------------------------------ claims
 
@@ -739,31 +746,52 @@ class Writer:
             # Begin again at the lowest lane, unless lanes were left over: without this wrap
             # every second claim would find almost nothing.
             first = end - (1 << 48) - 1
-            more = more or filled or start > first
+            if start <= first:
+                self._swept[want.route] = self._epoch
+            # Or the lanes before the cursor may have something since the sweep began.
+            more = more or filled or self._swept.get(want.route) != self._epoch
             if not filled:
                 self._cursors[want.route] = first
             elif share < len(lanes):
                 self._cursors[want.route] = taken[-1][0] if taken else start
             else:
                 self._cursors[want.route] = last
-            if want.jobs <= want.lanes:
-                taken = [(lane, jobs[:1]) for lane, jobs in taken]
-            elif len(taken) * FEW < want.jobs and any(len(jobs) == FEW for _, jobs in taken):
+            if (
+                want.jobs > want.lanes
+                and len(taken) * FEW < want.jobs
+                and any(len(jobs) == FEW for _, jobs in taken)
+            ):
                 taken = self._more_of(db, taken, want)
                 more = True
+            strict = want.jobs <= want.lanes
             for lane, jobs in taken:
-                *_, lost = jobs[0]
-                if lost:
-                    # It ran when a process died. One such job at a time, or those that merely
-                    # ran beside the one that kills would die with it until they are spent.
-                    if self._suspect is not None:
-                        continue
-                    self._suspect = jobs[0][0]
-                chosen.append((want.route, lane, _heads(want.route, jobs)))
+                if heads := self._heads(want.route, jobs, strict=strict):
+                    chosen.append((want.route, lane, heads))
         if not chosen:
             return Claimed([], more)
         lease = self._lease(db, [job.id for *_, jobs in chosen for job in jobs], now)
         return Claimed([Run(route, lane, lease, jobs, {}) for route, lane, jobs in chosen], more)
+
+    def _heads(self, route: str, jobs: Sequence[Sequence[int]], *, strict: bool) -> tuple[Job, ...]:
+        """The jobs of a lane that may run one after the other under one lease.
+
+        One that was tried before runs alone: outcomes are written in batches, so behind a head
+        that is done there might stand the job that kills its process, and never be charged for
+        it. One that was lost with its process twice runs alone of its kind: or those that merely
+        ran beside the one that kills would die with it until they are spent.
+        """
+        chosen: list[Job] = []
+        for id_, run_at, attempt, spent, lost in jobs[:1] if strict else jobs:
+            if lost and self._suspect is not None:
+                continue
+            if attempt and chosen:
+                break
+            if lost:
+                self._suspect = id_
+            chosen.append(Job(id_, route, State.RUNNING, run_at, attempt + 1, spent + 1))
+            if attempt:
+                break
+        return tuple(chosen)
 
     def _range(self, want: Want) -> tuple[int, int, int, int]:
         """Before the first lane to look at, after the last, how many free ones are wanted, and
@@ -832,6 +860,7 @@ class Writer:
 
     def changed_elsewhere(self, db: sqlite3.Connection) -> bool:
         """Whether another process wrote to the file since this was last asked."""
+        self._epoch += 1
         version = db.execute("PRAGMA data_version").fetchone()[0]
         before, self._version = self._version, version
         if before == version:
@@ -849,19 +878,3 @@ def _shares(counts: Sequence[int], lanes: int) -> list[int]:
         shares[n] = min(counts[n], -(-lanes // left))
         lanes -= shares[n]
     return shares
-
-
-def _heads(route: str, jobs: Sequence[Sequence[int]]) -> tuple[Job, ...]:
-    """The jobs of a lane that may run one after the other under one lease.
-
-    One that was tried before runs alone: outcomes are written in batches, so behind a head that
-    is done there might stand the job that kills its process, and never be charged for it.
-    """
-    chosen: list[Job] = []
-    for id_, run_at, attempt, spent, _ in jobs:
-        if attempt and chosen:
-            break
-        chosen.append(Job(id_, route, State.RUNNING, run_at, attempt + 1, spent + 1))
-        if attempt:
-            break
-    return tuple(chosen)
