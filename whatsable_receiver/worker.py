@@ -166,15 +166,21 @@ class Worker(Generic[R]):
         freed = asyncio.create_task(self._freed.wait())
         try:
             await asyncio.wait((claiming, freed), return_when=asyncio.FIRST_COMPLETED)
+            if claiming.done():
+                return claiming.result()
         except asyncio.CancelledError:
             if claiming.done() and not claiming.cancelled() and not claiming.exception():
                 for run in claiming.result():
                     self._leave(run, run.jobs)
             raise
         finally:
-            done = claiming.done()
-            await _cancelled((claiming, freed))
-        return claiming.result() if done else []
+            # Not awaited where it is answered: a cancellation at that moment would lose the runs.
+            freed.cancel()
+            claiming.cancel()
+        await asyncio.wait((claiming,))  # a cancelled claim gives back what it was given
+        if not claiming.cancelled() and (error := claiming.exception()):
+            raise error
+        return []
 
     def _start(self, run: Run) -> None:
         self._free -= 1
