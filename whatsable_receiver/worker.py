@@ -198,14 +198,17 @@ class Worker(Generic[R]):
     async def _lane(self, run: Run) -> None:
         route = self._routes[run.route]
         left = iter(run.jobs)
+        since = self._clock()
         try:
             for job in left:
                 if self._stopping:
                     self._leave(run, (job, *left))
                     return
                 await self._attempt(route, job, run)
-                # Let others have the loop, should no handler ever wait for anything.
-                await asyncio.sleep(0)
+                if self._clock() != since:
+                    # A millisecond: let others have the loop, should no handler ever wait.
+                    await asyncio.sleep(0)
+                    since = self._clock()
         except asyncio.CancelledError:
             self._leave(run, left)
             raise
