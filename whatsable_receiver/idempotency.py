@@ -35,19 +35,19 @@ IdentityFunction = Callable[[Payload | Status, bytes], str | bytes]
 Rule = Literal["fingerprint", "documented"] | IdentityFunction
 
 
-def _written(*parts: str) -> bytes:
-    # Each part with its length in front: "1"+"23" is not "12"+"3".
-    return "".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogatepass")
+# What goes into a hash has the length of each part but the last in front, or is a number:
+# "1"+"23" is not "12"+"3". Written out for each place, because each delivery pays for it.
 
 
-def _key(seconds: int, *parts: str) -> bytes:
-    time = (seconds & 0xFFFFFFFF).to_bytes(4, "big")
-    # All of the time is in the hash too: the prefix only has 32 bits of it.
-    return time + blake2b(_written(str(seconds), *parts), digest_size=12).digest()
+def _key(seconds: int, kind: str, account: str, name: str) -> bytes:
+    # All of the time is in the hash too: the prefix has 32 bits of it only.
+    text = f"{seconds} {kind} {len(account)}:{account}{name}".encode("utf-8", "surrogatepass")
+    return (seconds & 0xFFFFFFFF).to_bytes(4, "big") + blake2b(text, digest_size=12).digest()
 
 
-def _fingerprint(*parts: str) -> bytes:
-    return blake2b(_written(*parts), digest_size=16).digest()
+def _fingerprint(type_: str, text: str, file: str, newest: int | None) -> bytes:
+    whole = f"{newest} {len(type_)}:{type_}{len(file)}:{file}{text}"
+    return blake2b(whole.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def file_name(url: str | None) -> str:
@@ -65,8 +65,8 @@ def by_fingerprint(payload: Payload | Status, body: bytes) -> Identity:
     if isinstance(payload, Status):
         seconds = int(payload.timestamp.timestamp()) if payload.timestamp else 0
         return Identity(
-            _key(max(seconds, 0), "status", payload.message_id),
-            _fingerprint(payload.status),
+            _key(max(seconds, 0), "status", "", payload.message_id),
+            _fingerprint("status", payload.status, "", None),
         )
     if payload.incoming_message:
         side, text, seconds = "user", payload.last_message_of_user, payload.user_last_message_time
@@ -78,7 +78,7 @@ def by_fingerprint(payload: Payload | Status, body: bytes) -> Identity:
     newest = payload.newest(side)
     return Identity(
         key,
-        _fingerprint(payload.message_type, text, file_name(payload.attachment_url), str(newest)),
+        _fingerprint(payload.message_type, text, file_name(payload.attachment_url), newest),
     )
 
 
@@ -87,12 +87,12 @@ def documented(payload: Payload | Status, body: bytes) -> Identity:
     if isinstance(payload, Status):
         return by_fingerprint(payload, body)
     seconds = payload.user_last_message_time
-    return Identity(_key(seconds, "documented", payload.phone_number), bytes(16))
+    return Identity(_key(seconds, "documented", "", payload.phone_number), bytes(16))
 
 
 def of_body(body: bytes) -> Identity:
     """The identity of what could not be read: the bytes themselves."""
-    return Identity(_key(0, "body"), blake2b(body, digest_size=16).digest())
+    return Identity(_key(0, "body", "", ""), blake2b(body, digest_size=16).digest())
 
 
 def rule(name: Rule) -> Callable[[Payload | Status, bytes], Identity]:

@@ -6,8 +6,8 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from datetime import UTC, datetime
-from hashlib import blake2b
 from typing import Any
+from zlib import crc32
 
 from .errors import NotJSON, Refused, Unavailable, Unfit
 from .event import Event, kind_of
@@ -206,9 +206,9 @@ class _Gone(Exception):
 
 
 def _lane(account: str, phone: str) -> int:
-    # 48 bits: two conversations of one route that share a number wait for each other, no more.
-    text = f"{len(account)}:{account}{phone}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=6).digest(), "big")
+    # 48 bits of checksums, not of a hash: two conversations of one route that share a number wait
+    # for each other, and no more happens to them.
+    return (crc32(phone.encode()) << 16) | (crc32(account.encode()) & 0xFFFF)
 
 
 async def _answer(
