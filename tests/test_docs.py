@@ -111,11 +111,18 @@ def proofs() -> dict[str, set[int]]:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 said = ast.get_docstring(node) or ""
-                phrases = re.findall(r"[Pp]romises? ((?:\d+(?:, | and )?)+)", said)
-                numbers = {int(number) for part in phrases for number in re.findall(r"\d+", part)}
                 if node.name.startswith("test_"):
-                    found[node.name] = found.get(node.name, set()) | numbers
+                    found[node.name] = found.get(node.name, set()) | numbers_in(said)
     return found
+
+
+def numbers_in(docstring: str) -> set[int]:
+    """The promises that a docstring names: "Promise 2", "Promises 1 and 8", "Promises 2 to 5"."""
+    numbers: set[int] = set()
+    for phrase in re.findall(r"\b[Pp]romises? (\d+(?:(?:, | and | to )\d+)*)", docstring):
+        for first, last in re.findall(r"(\d+)(?: to (\d+))?", phrase):
+            numbers |= set(range(int(first), int(last or first) + 1))
+    return numbers
 
 
 def test_every_page_is_in_the_navigation_once() -> None:
@@ -161,6 +168,20 @@ def test_every_promise_is_proved_by_the_tests_it_names(number: int) -> None:
     named = promises()[number]
     assert named, f"promise {number} names no test"
     assert {name for name in named if number not in known.get(name, set())} == set()
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ("Promise 2: it is so.", {2}),
+        ("Promises 1, 2 and 8: it is so.", {1, 2, 8}),
+        ("Promises 2 to 5, and 3 more words.", {2, 3, 4, 5}),
+        ("A compromise 9 times over, and promises of 4 kinds.", set()),
+    ],
+)
+def test_the_numbers_of_promises_are_read_from_docstrings(said: str, meant: set[int]) -> None:
+    """The test above can fail: it counts what is said, and nothing else."""
+    assert numbers_in(said) == meant
 
 
 def test_the_api_page_shows_what_is_exported_and_no_more() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -215,6 +215,18 @@ async def test_a_job_can_be_born_discarded(store: Inbox) -> None:
     assert (second.state, second.reason) == (State.AVAILABLE, None)
     assert first.event_id == second.event_id == kept.event
     assert [run.route for run in await claim_now(store)] == ["archive"]
+
+
+async def test_who_asks_for_health_takes_turns_with_deliveries(store: Inbox) -> None:
+    """Promise 8: however many ask whether it is well, a delivery waits for one or two of them."""
+    pings = [asyncio.ensure_future(store.ping()) for _ in range(100)]
+    await asyncio.sleep(0)
+    answers = []
+    for n in range(1, 6):
+        answers.append((await keep(store, entry(n))).new)
+        assert sum(ping.done() for ping in pings) <= 3 * n
+    assert answers == [True] * 5
+    await asyncio.wait_for(asyncio.gather(*pings), 10)
 
 
 # ---------------------------------------------------------------- keep, when it cannot
@@ -772,14 +784,17 @@ async def test_only_discarded_jobs_are_resubmitted(store: Inbox) -> None:
 
 
 async def test_a_job_without_its_body_is_not_resubmitted(database: Database, store: Inbox) -> None:
-    """Once retention took the body there is nothing to run; that is said."""
+    """Once retention took the body there is nothing to run; that is said, and then none of those
+    asked for is changed."""
     (job,) = await discarded(store, [entry(1)])
-    await keep(store, entry(2))
     database.clock.forward(DAY)
+    (young,) = await discarded(store, [entry(2, received_at=database.clock.now)])
     await prune_all(store, Retention(age=1.0))
-    with pytest.raises(StateError, match="gone"):
-        await store.resubmit([job])
-    assert await states(store, job) == [State.DISCARDED]
+    for wanted in ([job], [young, job]):
+        with pytest.raises(StateError, match=f"event {job // 1000} is gone"):
+            await store.resubmit(wanted)
+    assert await states(store, job, young) == [State.DISCARDED] * 2
+    assert await store.resubmit([young]) == 1
 
 
 # ---------------------------------------------------------------- find, stats
@@ -1036,6 +1051,41 @@ async def test_a_long_history_is_pruned_in_small_steps(database: Database, store
     assert sum((await bodies(store)).values()) == 1
 
 
+async def test_a_step_that_touches_nothing_means_that_nothing_is_due(
+    database: Database, store: Inbox
+) -> None:
+    """Promise 9: who rests after a 0 rests rightly, however much unfinished work stands before
+    what is due."""
+    for start in (0, 600):
+        await keep_all(store, [entry(n, lane=n) for n in range(start + 1, start + 601)])
+    due = await keep(store, entry(2000, routes=()))
+    database.clock.forward(31 * DAY)
+    await keep(store, entry(2001, routes=(), received_at=database.clock.now))
+    assert await store.prune(Retention()) == 1
+    assert (await store.read([due.event]))[due.event].raw is None
+    assert await store.prune(Retention()) == 0
+
+
+async def test_what_finishes_late_is_pruned_within_an_hour_or_two(
+    database: Database, store: Inbox
+) -> None:
+    """Promise 9: an event that was not finished when retention passed it is looked at again."""
+    before = await keep(store, entry(1, routes=()))
+    late = await keep(store, entry(2))
+    (run,) = await claim_now(store)
+    after = await keep(store, entry(3, routes=()))
+    database.clock.forward(31 * DAY)
+    young = await keep(store, entry(4, routes=(), received_at=database.clock.now))
+    await prune_all(store, Retention())
+    there = await bodies(store)
+    assert [there[one.event] for one in (before, late, after, young)] == [False, True, False, True]
+    finish(store, run, database.clock.now)
+    await written(store)
+    database.clock.forward(2 * 3600)
+    assert await store.prune(Retention()) == 1
+    assert not (await bodies(store))[late.event]
+
+
 @pytest.mark.parametrize(
     ("options", "left"),
     [({"quarantine_rows": 3}, 3), ({"quarantine_bytes": 2500}, 2)],
@@ -1055,20 +1105,29 @@ async def test_quarantine_is_a_ring(database: Database, options: dict[str, Any],
         assert await keep(store, many[0]) == Kept(kept[0].event, new=False)
 
 
-async def test_jobs_that_were_lost_twice_with_their_process_run_one_at_a_time(
-    database: Database, store: Inbox
-) -> None:
-    """Promise 4: who merely ran beside a deadly job does not die with it until it is spent."""
-    kept = await keep_all(store, [entry(n, lane=n) for n in range(1, 6)])
+async def lose_twice(
+    database: Database, store: Inbox, wants: Sequence[Want] = (ANSWER,)
+) -> list[int]:
+    """Two processes claim all there is, one after the other, and die with it; how much it was."""
+    claimed = []
     for _ in range(2):
         async with opened(database) as dying:
-            assert len(await claim_now(dying)) == 5
+            claimed.append(len(await claim_now(dying, wants)))
         database.clock.forward(LEASE + 1)
         for one in await store.take_back():
             now = database.clock.now
             outcome = settle(one.job, LEASE_LOST, now, retries=Retries(first=0), chance=0)
             store.save(Settled(outcome, one.lease, one.started_at, now, "lost"))
         await written(store)
+    return claimed
+
+
+async def test_jobs_that_were_lost_twice_with_their_process_run_one_at_a_time(
+    database: Database, store: Inbox
+) -> None:
+    """Promise 4: who merely ran beside a deadly job does not die with it until it is spent."""
+    kept = await keep_all(store, [entry(n, lane=n) for n in range(1, 6)])
+    assert await lose_twice(database, store) == [5, 5]
     await keep_all(store, [entry(6, lane=6), entry(7, lane=1)])
     events = []
     for turn in range(5):
@@ -1078,3 +1137,30 @@ async def test_jobs_that_were_lost_twice_with_their_process_run_one_at_a_time(
         events += [run.jobs[0].event_id for run in suspects]
         finish(store, suspects[0], database.clock.now)
     assert sorted(events) == [one.event for one in kept]
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_lane_behind_a_job_that_was_lost_twice_goes_on_unless_it_is_strict(
+    database: Database, store: Inbox, strict: bool
+) -> None:
+    """Promises 4 and 5: while such a job waits until it may run alone, those of its lane that
+    came later overtake it, and on a strict route they wait with it."""
+    wants = [Want("answer", 64, 64 if strict else 512)]
+    await keep_all(store, [entry(n, lane=n) for n in (1, 2)])
+    await lose_twice(database, store, wants)
+    later = [await keep(store, entry(10 + n, lane=n)) for n in (1, 2)]
+    first = await claim_now(store, wants)
+    (suspect,) = [run for run in first if run.jobs[0].attempt == 3]
+    others = [job.event_id for run in first if run is not suspect for job in run.jobs]
+    behind_the_other = later[2 - (suspect.lane & 0xFFFF)].event
+    assert others == ([] if strict else [behind_the_other])
+    for run in first:
+        finish(store, run, database.clock.now)
+    second = await claim_now(store, wants)
+    (suspect,) = [run for run in second if run.jobs[0].attempt == 3]
+    for run in second:
+        finish(store, run, database.clock.now)
+    for run in await claim_now(store, wants):
+        finish(store, run, database.clock.now)
+    await written(store)
+    assert "answer" not in await store.unfinished()

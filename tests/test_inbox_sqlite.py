@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
+import stat
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,11 @@ import pytest
 
 from whatsable_receiver.errors import ConfigurationError, Unavailable
 from whatsable_receiver.inbox import sqlite_queries, sqlite_writer
-from whatsable_receiver.inbox.base import Filter, Kept, Retention, Want
+from whatsable_receiver.inbox.base import Filter, Kept, NewJob, Retention, Run, Want
 from whatsable_receiver.inbox.sqlite import SQLiteInbox
+from whatsable_receiver.inbox.sqlite_locks import FileLock
 from whatsable_receiver.inbox.sqlite_writer import ACCEPT, IDENTIFY, LADDER, connect, migrate
-from whatsable_receiver.jobs import State
+from whatsable_receiver.jobs import Failed, State
 
 from .stores import (
     ANSWER,
@@ -59,6 +63,34 @@ def file(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     db.close()
 
 
+class Commits:
+    """A meter that counts the writer's transactions."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def count(self, name: str, value: int = 1, **labels: str) -> None:
+        """Not counted."""
+
+    def time(self, name: str, seconds: float, **labels: str) -> None:
+        """One more."""
+        self.seen += name == "commit"
+
+
+@pytest.fixture
+def commits() -> Commits:
+    """How many transactions the writer of ``store`` made."""
+    return Commits()
+
+
+@pytest.fixture
+async def store(database: SQLiteDatabase, commits: Commits) -> AsyncIterator[SQLiteInbox]:
+    """An open inbox whose transactions are counted."""
+    async with opened(database, meter=commits) as inbox:
+        assert isinstance(inbox, SQLiteInbox)
+        yield inbox
+
+
 # ---------------------------------------------------------------- durability
 
 
@@ -93,6 +125,40 @@ async def test_what_is_no_database_is_refused_and_left_alone(database: SQLiteDat
     with pytest.raises(ConfigurationError, match="cannot be used"):
         await database.inbox().open(ROUTES)
     assert database.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mode", ["DELETE", "WAL"])
+async def test_a_database_of_another_program_is_left_as_it_is(
+    database: SQLiteDatabase, mode: str
+) -> None:
+    """A file with tables that are not ours is refused by name, and not one byte of it changes."""
+    with contextlib.closing(sqlite3.connect(database.path)) as db:
+        db.execute(f"PRAGMA journal_mode = {mode}")
+        db.execute("CREATE TABLE recipes(id INTEGER PRIMARY KEY, text)")
+        db.execute("INSERT INTO recipes(text) VALUES ('salt')")
+        db.commit()
+    before = database.path.read_bytes()
+    for routes in (ROUTES, ()):
+        with pytest.raises(ConfigurationError, match=r"inbox\.db is the database of another"):
+            await database.inbox().open(routes)
+    assert database.path.read_bytes() == before
+    assert not database.path.with_name("inbox.db-wal").exists()
+
+
+async def test_the_files_are_for_their_owner_only(database: SQLiteDatabase) -> None:
+    """What people wrote is not for every user of the machine, whatever the usual rights are."""
+    usual = os.umask(0o022)
+    try:
+        async with opened(database) as store:
+            await keep(store, entry(1))
+            rights = {
+                path.name: stat.S_IMODE(path.stat().st_mode)
+                for path in database.path.parent.iterdir()
+            }
+    finally:
+        os.umask(usual)
+    assert rights.keys() >= {"inbox.db", "inbox.db-wal", "inbox.db-shm"}
+    assert set(rights.values()) == {0o600}, rights
 
 
 async def test_reading_commands_make_no_file(database: SQLiteDatabase) -> None:
@@ -243,6 +309,129 @@ async def test_the_work_on_one_job_does_not_grow_with_the_inbox(
             assert db.execute(sql).fetchone() == (0,)
 
 
+async def test_lanes_that_wait_for_their_retry_do_not_keep_the_writer_busy(
+    store: SQLiteInbox, commits: Commits
+) -> None:
+    """Promise 8: more such lanes than one claim looks at, each with a job behind: the sweep over
+    them ends, and what comes in a lane that is free is found all the same."""
+    lanes = 700
+    for n in (0, 1):
+        await keep_all(store, [entry(n * lanes + lane, lane=lane) for lane in range(1, lanes + 1)])
+    for run in await claim_lanes(store, lanes):
+        finish(store, run, NOON, Failed("down", after=600), strict=True)
+    await written(store)
+    assert (await store.stats()).jobs["held"] == lanes
+    asked = asyncio.ensure_future(store.claim([Want("answer", 4, 4)], 4))
+    before = commits.seen
+    await asyncio.wait({asked}, timeout=0.5)
+    assert not asked.done()
+    assert commits.seen - before < 20
+    kept = await keep(store, entry(5000, lane=lanes + 1))
+    (run,) = await asyncio.wait_for(asked, 10)
+    assert [job.event_id for job in run.jobs] == [kept.event]
+
+
+async def claim_lanes(store: SQLiteInbox, lanes: int) -> list[Run]:
+    """One job of each of so many lanes."""
+    runs: list[Run] = []
+    while len(runs) < lanes:
+        runs += await store.claim([Want("answer", lanes, lanes)], lanes)
+    return runs
+
+
+async def test_retries_that_fall_due_together_are_woken_in_steps(
+    database: SQLiteDatabase,
+) -> None:
+    """Promises 4 and 8: after an outage of hours no transaction wakes more than a step of them,
+    and all are woken, although nobody knocks again."""
+    retries = 5000
+    async with opened(database):
+        pass
+    with contextlib.closing(sqlite3.connect(database.path)) as db:
+        (route,) = db.execute("SELECT id FROM routes WHERE name = 'answer'").fetchone()
+        db.executemany(
+            "INSERT INTO jobs(id, lane, state, run_at, attempt, spent) VALUES (?, ?, 1, ?, 1, 1)",
+            [(n * 1000 + 1, (route << 48) + n, NOON - 1) for n in range(1, retries + 1)],
+        )
+        db.commit()
+    async with opened(database) as store:
+        claimed = len(await store.claim([Want("answer", 1, 1)], 1))
+        woken = [retries - (await store.stats()).jobs["retryable"]]
+        while claimed < retries:
+            async with asyncio.timeout(10):
+                claimed += len(await store.claim([Want("answer", 500, 500)], 500))
+            woken.append(retries - (await store.stats()).jobs["retryable"])
+        assert claimed == retries
+        assert woken[0] == sqlite_writer.WAKE_STEP
+        assert (await store.stats()).jobs["running"] == retries
+
+
+async def test_a_claim_does_not_bring_large_bodies(store: SQLiteInbox) -> None:
+    """Promise 9: a thousand large bodies are not in memory at once: each is asked for in its
+    turn, and is there byte for byte."""
+    raws = {1: b"x", 2: b"y" * 65_536, 3: b"z" * 65_537, 4: bytes(range(256)) * 4000}
+    kept = {n: (await keep(store, entry(n, lane=n, raw=raw))).event for n, raw in raws.items()}
+    brought: dict[int, bytes] = {}
+    for run in await claim_now(store):
+        brought |= {id_: stored.raw for id_, stored in run.events.items()}
+    assert brought == {kept[1]: raws[1], kept[2]: raws[2]}
+    for n, raw in raws.items():
+        stored = await store.stored(kept[n])
+        assert stored is not None
+        assert (stored.raw, stored.received_at) == (raw, NOON)
+    assert await store.stored(4711) is None
+
+
+async def test_a_look_whose_asker_has_gone_is_not_taken(
+    store: SQLiteInbox, commits: Commits
+) -> None:
+    """Promise 8: who asks and goes away costs the writer nothing."""
+    pings = [asyncio.ensure_future(store.ping()) for _ in range(200)]
+    await asyncio.sleep(0)
+    before = commits.seen
+    for ping in pings:
+        ping.cancel()
+    await asyncio.gather(*pings, return_exceptions=True)
+    for n in (1, 2, 3):
+        await keep(store, entry(n))
+    assert commits.seen - before <= 5
+
+
+# ---------------------------------------------------------------- retention
+
+
+async def test_retention_ends_at_what_may_stay(store: SQLiteInbox, commits: Commits) -> None:
+    """Promise 8: where nothing is due, a long history costs a look at its beginning."""
+    await fill(store, 2000)
+    before = commits.seen
+    assert await store.prune(Retention()) == 0
+    assert commits.seen - before <= 2  # the ring of quarantine, and one window
+
+
+async def test_retention_jumps_over_what_it_has_taken(
+    database: SQLiteDatabase, store: SQLiteInbox, commits: Commits
+) -> None:
+    """Promise 8: a history whose bodies went long ago is not walked through again."""
+    await fill(store, 5000)
+    database.clock.forward(31 * 86_400)
+    await keep(store, entry(9001, routes=(), received_at=database.clock.now))
+    await keep(store, entry(9002, routes=(), received_at=database.clock.now))
+    for _ in range(2):  # the second time after the look at all of it that is due each hour
+        while await store.prune(Retention()):
+            pass
+        before = commits.seen
+        database.clock.forward(60)
+        assert await store.prune(Retention()) == 0
+        assert commits.seen - before <= 4  # the ring, a window before the jump, one behind it
+        database.clock.forward(2 * 3600)
+
+
+async def fill(store: SQLiteInbox, events: int) -> None:
+    """So many finished events."""
+    for start in range(1, events, 250):
+        await keep_all(store, [entry(n, routes=()) for n in range(start, start + 250)])
+
+
 # ---------------------------------------------------------------- several on one file
 
 
@@ -387,6 +576,96 @@ async def test_outcomes_wait_for_a_lock(database: SQLiteDatabase) -> None:
             await asyncio.sleep(0)
             other.execute("ROLLBACK")
         assert await states(store, run.jobs[0].id) == [State.COMPLETED]
+
+
+@contextlib.asynccontextmanager
+async def no_job_can_be_leased(store: SQLiteInbox) -> AsyncIterator[None]:
+    """A fault in the middle of a claim's transaction, as a full disk is one."""
+    refuse = (
+        "CREATE TEMP TRIGGER fault BEFORE UPDATE ON main.jobs WHEN NEW.state = 2 "
+        "BEGIN SELECT RAISE(ABORT, 'no room'); END"
+    )
+    await store._act(lambda db: db.execute(refuse).fetchone())
+    yield
+    await store._act(lambda db: db.execute("DROP TRIGGER fault").fetchone())
+
+
+async def test_a_failed_transaction_forgets_no_retry(
+    database: SQLiteDatabase, store: SQLiteInbox, commits: Commits
+) -> None:
+    """Promise 4: a retry that fell due in a transaction that failed is due all the same, and the
+    writer is not busy with it while that lasts."""
+    await keep(store, entry(1))
+    (run,) = await claim_now(store)
+    finish(store, run, NOON, Failed("once", after=0.01))
+    await written(store)
+    asked = asyncio.ensure_future(store.claim([ANSWER], 1))
+    async with no_job_can_be_leased(store):
+        database.clock.forward(1)
+        await until(lambda: store.last_error is not None)
+        before = commits.seen
+        await asyncio.wait({asked}, timeout=0.5)
+        assert commits.seen - before < 20
+        assert not asked.done()
+    (again,) = await asyncio.wait_for(asked, 10)
+    assert [job.attempt for job in again.jobs] == [2]
+
+
+async def test_a_failed_claim_leaves_no_job_unseen(store: SQLiteInbox) -> None:
+    """Promise 4: what a claim had reached when its transaction failed is claimed by the next."""
+    asked = asyncio.ensure_future(store.claim([Want("answer", 4, 4)], 4))
+    # The first look at what others write finds something, and would hide that nobody looked.
+    await until(lambda: store._writer._version is not None)
+    async with no_job_can_be_leased(store):
+        answers = asyncio.ensure_future(keep_all(store, [entry(n, lane=n) for n in range(1, 5)]))
+        await until(lambda: store.last_error is not None)
+    assert all(one.new for one in await answers)
+    assert len(await asyncio.wait_for(asked, 10)) == 4
+
+
+@pytest.mark.parametrize("first", ["a delivery", "a look", "a claim"])
+async def test_close_ends_while_another_holds_the_file_for_ever(
+    database: SQLiteDatabase, first: str
+) -> None:
+    """Promise 8: whatever the writer is stuck in, close ends, and whoever waits is told."""
+    store = database.inbox(keep_timeout=0.2)
+    await store.open(ROUTES)
+    lock = FileLock(database.path.with_name("inbox.db-turn"))
+    lock.take()
+    try:
+        ask: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
+            "a delivery": lambda: keep(store, entry(1, jobs=(NewJob("answer", 1),))),
+            "a look": store.ping,
+            "a claim": lambda: store.claim([ANSWER], 1),
+        }
+        asked = {first: asyncio.ensure_future(ask[first]())}
+        await until(lambda: store._in_flight is not None)
+        asked |= {
+            what: asyncio.ensure_future(asking()) for what, asking in ask.items() if what != first
+        }
+        await asyncio.sleep(0)
+        await asyncio.wait_for(store.close(), 10)
+        await asyncio.wait_for(asyncio.gather(*asked.values(), return_exceptions=True), 10)
+        assert isinstance(asked["a delivery"].exception(), Unavailable)
+        assert isinstance(asked["a look"].exception(), Unavailable)
+        assert asked["a claim"].cancelled()
+    finally:
+        lock.release()
+        lock.close()
+    await until(lambda: store._thread not in threading.enumerate())
+
+
+async def test_a_claim_that_was_just_made_ends_with_close(database: SQLiteDatabase) -> None:
+    """Whoever asked in the moment of the close does not wait for ever."""
+    store = database.inbox()
+    await store.open(ROUTES)
+    asked = asyncio.ensure_future(store.claim([ANSWER], 1))
+    for _ in range(2):  # it asks, and the writer is told
+        await asyncio.sleep(0)
+    assert store._in_flight is not None
+    await store.close()
+    await asyncio.wait_for(asyncio.wait({asked}), 10)
+    assert asked.cancelled()
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])

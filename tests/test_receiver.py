@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from whatsable_receiver import Event, Receiver, ReceiverError, Retries, Retry, Router
-from whatsable_receiver.errors import ConfigurationError
+from whatsable_receiver.errors import ConfigurationError, Unavailable
 from whatsable_receiver.inbox.base import Filter
 from whatsable_receiver.jobs import State
 
@@ -173,6 +174,72 @@ async def test_without_a_place_to_keep_it_does_not_start(database: str) -> None:
     assert (await request(receiver)).status == 503
 
 
+def ours() -> list[str]:
+    """The threads of receivers that are alive."""
+    return [one.name for one in threading.enumerate() if one.name.startswith("whatsable")]
+
+
+async def test_a_file_that_is_no_inbox_can_be_taken_away_and_the_start_repeated(
+    tmp_path: Path,
+) -> None:
+    """A start that failed leaves nothing running, and the same receiver starts once it can."""
+    receiver = make(tmp_path)
+    receiver.on(name="note")(first_handler)
+    place = tmp_path / "inbox.db"
+    place.write_bytes(b"These are my letters." * 1000)
+    for _ in range(2):
+        with pytest.raises(ConfigurationError):
+            await receiver.start()
+        await until(lambda: not ours())
+    assert (await request(receiver)).status == 503
+    place.unlink()
+    receiver.on("image", name="another")(second_handler)
+    async with receiver.lifespan():
+        assert (await request(receiver)).status == 200
+    await until(lambda: not ours())
+
+
+async def test_a_start_that_fails_behind_the_open_file_can_be_repeated(tmp_path: Path) -> None:
+    """The same where the file opens, and what is in it cannot be read."""
+    receiver = make(tmp_path)
+    receiver.on(name="note")(first_handler)
+    async with receiver.lifespan():
+        assert (await request(receiver)).status == 200
+    with closing(sqlite3.connect(tmp_path / "inbox.db")) as db:
+        (index,) = db.execute(
+            "SELECT sql FROM sqlite_master WHERE name = 'jobs_available'"
+        ).fetchone()
+        db.execute("DROP INDEX jobs_available")
+    for _ in range(2):
+        with pytest.raises(Unavailable):
+            await receiver.start()
+        await until(lambda: not ours())
+        assert (await request(receiver)).status == 503
+        receiver.configure(concurrency=2)
+    with closing(sqlite3.connect(tmp_path / "inbox.db")) as db:
+        db.execute(index)
+    async with receiver.lifespan():
+        assert (await request(receiver, body(2))).status == 200
+    await until(lambda: not ours())
+
+
+async def test_routes_are_added_before_the_start(tmp_path: Path) -> None:
+    """A route that comes later, here or in what is included, is refused, and no delivery is
+    answered 503 for it; after a stop it is still too late."""
+    receiver, desk = make(tmp_path), Router()
+    receiver.include(desk)
+    desk.on("text", name="note")(first_handler)
+    async with receiver.lifespan():
+        for router in (receiver, desk):
+            with pytest.raises(ConfigurationError, match="before that"):
+                router.on("image", name="late")(second_handler)
+        with pytest.raises(ConfigurationError, match="before that"):
+            receiver.include(Router())
+        assert (await request(receiver, body(1, message_type="image"))).status == 200
+    with pytest.raises(ConfigurationError, match="before that"):
+        receiver.on(name="late")(second_handler)
+
+
 async def test_a_failed_lifespan_says_why(tmp_path: Path) -> None:
     """A server is told that the start failed, and does not listen to what nobody keeps."""
     receiver = Receiver(database="/nowhere/inbox.db")
@@ -210,6 +277,55 @@ async def test_a_handler_that_is_running_may_finish(tmp_path: Path) -> None:
     gate.set()
     await stopping
     assert ended == [1]
+
+
+# ---------------------------------------------------------------- health
+
+
+class Commits:
+    """A meter that counts the inbox's transactions."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def count(self, name: str, value: int = 1, **labels: str) -> None:
+        """Not counted."""
+
+    def time(self, name: str, seconds: float, **labels: str) -> None:
+        """One more."""
+        self.seen += name == "commit"
+
+
+async def test_health_is_looked_at_once_a_second_whoever_asks(tmp_path: Path) -> None:
+    """Promise 8: anybody may ask for health, and a thousand who do cost one transaction."""
+    commits = Commits()
+    loop = asyncio.get_running_loop()
+    async with (receiver := make(tmp_path, workers=False, meter=commits)).lifespan():
+        began, before = loop.time(), commits.seen
+        for _ in range(20):
+            answers = await asyncio.gather(*[receiver.health() for _ in range(50)])
+            assert all(answer["ready"] for answer in answers)
+        assert (await request(receiver, path="/health", method="GET")).said["writable"] is True
+        assert 1 <= commits.seen - before <= 1 + (loop.time() - began)
+
+        async def looked_at_again() -> bool:
+            await receiver.health()
+            return commits.seen - before > 1 + (last - began)
+
+        last = loop.time()
+        await until(looked_at_again)
+    assert not (await receiver.health())["ready"]
+
+
+async def test_who_stops_asking_for_health_takes_the_answer_from_nobody(tmp_path: Path) -> None:
+    """A health check that gives up does not cancel the look that others wait for."""
+    async with (receiver := make(tmp_path)).lifespan():
+        impatient = asyncio.create_task(receiver.health())
+        patient = asyncio.create_task(receiver.health())
+        await asyncio.sleep(0)
+        impatient.cancel()
+        assert (await asyncio.wait_for(patient, 10))["ready"]
+        assert impatient.cancelled()
 
 
 # ---------------------------------------------------------------- workers=False

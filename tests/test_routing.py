@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
@@ -300,6 +301,40 @@ def test_a_router_is_included_once(place: str) -> None:
         }[place]()
 
 
+def test_a_router_within_two_others_is_found_at_start() -> None:
+    """Included in two routers that meet only later, its routes would run twice: an error."""
+    one, other, shared, outer = Router(), Router(), Router(), Router()
+    shared.on(name="shared")(never)
+    outer.include(one)
+    outer.include(other)
+    one.include(shared)
+    other.include(shared)
+    with pytest.raises(ConfigurationError, match="'shared' is there twice"):
+        outer.routes()
+
+
+def test_a_frozen_router_takes_no_more() -> None:
+    """A route that the inbox does not know would match events: neither here nor in what is
+    included is one added, by any of the decorators; what was there still matches."""
+    inner, outer = Router(), Router()
+    inner.on(name="inner")(never)
+    outer.include(inner)
+    outer.freeze()
+    for router in (outer, inner):
+        for add in (router.on, router.on_outgoing, router.on_status, router.otherwise):
+            with pytest.raises(ConfigurationError, match="before that"):
+                add(name="late")(never)
+        with pytest.raises(ConfigurationError, match="before that"):
+            router.include(Router())
+    assert [route.name for route in outer.routes()] == ["inner"]
+    assert names(outer, event()) == ["inner"]
+
+
+async def later(one: Event) -> bool:
+    """A condition that cannot be one: what it returns is true, whatever it would say."""
+    return False
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"message_type": ""}, "message_type"),
     ({"message_type": []}, "message_type"),
@@ -316,6 +351,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"timeout": float("nan")}, "timeout"),
     ({"concurrency": 0}, "concurrency"),
     ({"retries": 0}, "at least 1 attempt"),
+    ({"where": later}, "where= is a plain function"),
+    ({"where": "label == 'x'"}, "where= is a plain function"),
+    ({"where": True}, "where= is a plain function"),
 ]
 
 
@@ -336,6 +374,23 @@ def test_a_forgotten_pair_of_parentheses_is_explained() -> None:
         Router().on()("not a function")  # type: ignore[type-var]
     with pytest.raises(ConfigurationError, match="name="):
         Router().on()(lambda e: None)
+
+
+def yielding(event: Event) -> Iterator[None]:
+    """A handler of which nothing would run."""
+    yield
+
+
+async def yielding_later(event: Event) -> AsyncIterator[None]:
+    """The same, async."""
+    yield
+
+
+@pytest.mark.parametrize("handler", [yielding, yielding_later])
+def test_a_generator_is_no_handler(handler: Any) -> None:
+    """Calling one runs nothing, and its job would complete: refused where it is written."""
+    with pytest.raises(ConfigurationError, match=rf"'{handler.__name__}' has a yield"):
+        Router().on()(handler)
 
 
 def test_the_options_of_a_route_are_on_it() -> None:

@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatsable_receiver import Discard, Retries, telemetry
-from whatsable_receiver.telemetry import COUNTERS, TIMINGS, Silence, masked
+from whatsable_receiver.telemetry import (
+    COUNTERS,
+    TIMINGS,
+    Guarded,
+    Silence,
+    masked,
+    one_line,
+)
 
 from .asgi import EVENT, make, request
 from .stores import (
@@ -149,6 +156,24 @@ async def test_a_meter_that_fails_stops_nothing(tmp_path: Path) -> None:
     assert await traffic(tmp_path, Broken()) == [503, 200, 200, 200, 200, 202, 400, 0]
 
 
+def test_what_a_meter_raises_is_logged_and_goes_no_further(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Promise 8: the log names what could not be told; a meter that works is told everything."""
+    guarded = Guarded(Broken())
+    guarded.count("deliveries", 2, status="accepted")
+    guarded.time("keep", 0.5)
+    assert "'deliveries'" in caplog.text
+    assert "'keep'" in caplog.text
+    assert "the exporter is gone" in caplog.text
+    book = Book()
+    guarded = Guarded(book)
+    guarded.count("deliveries", 2, status="accepted")
+    guarded.time("wait", 0.5, route="answer")
+    assert book.counted("deliveries", status="accepted") == 2
+    assert book.times == {"wait": [(0.5, {"route": "answer"})]}
+
+
 # ---------------------------------------------------------------- logs
 
 
@@ -198,6 +223,58 @@ async def test_log_records_have_fields(tmp_path: Path, caplog: pytest.LogCapture
 def test_long_numbers_are_masked(text: str, shown: str) -> None:
     """A run of six digits or more shows its last two; a date stays as it is."""
     assert masked(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain", "plain"),
+        ("first\nsecond\r\nthird", "first second third"),
+        ("\x1b[31mred\x1b[0m\x07", " [31mred [0m "),
+        ("a\x00b\x7fc\x85d\x9be", "a b c d e"),
+        ("one\u2028two\u2029three", "one two three"),
+        ("é 日本\U0001f600\u00a0", "é 日本\U0001f600\u00a0"),
+        (f"call +{PHONE}\nnow", "call +…23 now"),
+    ],
+)
+def test_nothing_in_a_text_ends_a_line_of_the_log(text: str, shown: str) -> None:
+    """Who sends a line break or an escape writes no line of the log; letters stay as they are."""
+    assert one_line(text) == shown
+    assert len(one_line(text).splitlines()) == 1
+
+
+def test_phones_stay_whole_where_that_is_asked_for() -> None:
+    """With ``phones=True`` nothing is masked; the line is one line all the same."""
+    assert one_line(f"call\n+{PHONE}", phones=True) == f"call +{PHONE}"
+
+
+@given(st.text(max_size=60), st.booleans())
+def test_one_line_is_one_line(text: str, phones: bool) -> None:
+    """Whatever the text, a reader of lines sees one, and no control character comes through."""
+    shown = one_line(f"x{text}x", phones=phones)
+    assert shown.splitlines() == [shown]
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", shown)
+
+
+@pytest.mark.anyio
+async def test_a_handler_writes_no_line_of_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a handler raises is quoted in the log on the line of its job."""
+    receiver = make(tmp_path)
+
+    @receiver.on(retries=1)
+    async def fail(event: Any) -> None:
+        raise ValueError("first\nERROR job 2 is discarded\x1b[2K\u2028third")
+
+    async with receiver.lifespan():
+        await request(receiver)
+        await until(lambda: "is discarded" in caplog.text)
+    (record,) = [one for one in caplog.records if getattr(one, "outcome", "") == "discarded"]
+    said = record.getMessage()
+    assert "ValueError: first ERROR job 2" in said
+    assert said.splitlines() == [said]
+    assert "\x1b" not in said
 
 
 @given(st.text("0123456789 +-x", max_size=60))

@@ -10,14 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from whatsable_receiver import Router
+from whatsable_receiver import Retry, Router
 from whatsable_receiver.event import Event, Stored
 from whatsable_receiver.handling import Handling
-from whatsable_receiver.inbox.base import Inbox, Want
+from whatsable_receiver.inbox.base import Inbox, Run, Want
 from whatsable_receiver.jobs import (
     Completed,
     Discarded,
@@ -34,6 +34,7 @@ from whatsable_receiver.worker import Worker
 from .stores import (
     STORES,
     Database,
+    HandClock,
     anyio_backend,  # noqa: F401 - a fixture
     body,
     entry,
@@ -267,7 +268,141 @@ async def test_an_event_says_which_job_it_is_for(store: Inbox) -> None:
     assert (event.raw, event.kind, event.attempt) == (entry(1).raw, "incoming", 1)
 
 
+@asynccontextmanager
+async def handling(store: Inbox, router: Router) -> AsyncIterator[None]:
+    """A worker that calls the handlers of a router as the receiver does."""
+    one = Worker(store, router.routes(), Handling(), clock=now, chance=lambda: 0.0, meter=Silence())
+    one.start()
+    try:
+        yield
+    finally:
+        await one.stop()
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+async def test_a_handler_that_cancels_itself_spends_its_attempts(
+    store: Inbox, limit: float | None
+) -> None:
+    """Promise 4: it is tried as often as its route says and then discarded; others complete."""
+    begun: list[tuple[int | None, int]] = []
+    router = Router()
+
+    @router.on(name="answer", retries=AT_ONCE, timeout=limit)
+    async def answer(event: Event) -> None:
+        begun.append((event.id, event.attempt))
+        task = asyncio.current_task()
+        assert task is not None
+        if event.text == "message 1":
+            task.cancel()
+        await asyncio.sleep(0)
+
+    async with handling(store, router):
+        kept = await keep_all(store, [entry(n) for n in (1, 2, 3)])
+        numbers = [one.event for one in kept]
+        await until(lambda: finished(store, *numbers))
+    one, two, three = numbers
+    assert sorted(begun) == [(one, 1), (one, 2), (one, 3), (two, 1), (three, 1)]
+    first, *others = await jobs(store, *numbers)
+    assert (first.state, first.spent) == (State.DISCARDED, 3)
+    assert "cancelled its own task" in (first.reason or "")
+    assert [job.state for job in others] == [State.COMPLETED] * 2
+    (record,) = (await store.read([one]))[one].jobs
+    assert [each.outcome for each in record.attempts] == ["failed", "failed", "discarded"]
+
+
+class Limited(Retry):
+    """A retry of the user's own that takes its time from a header."""
+
+    def __init__(self, after: Any) -> None:
+        self.reason = "limited"
+        self.after = after
+
+
+class Unreadable(Retry):
+    """A retry of which nothing can be asked."""
+
+    def __init__(self) -> None:
+        self.reason = "limited"
+
+    @property
+    def after(self) -> float:  # type: ignore[override]
+        """Fail."""
+        raise ValueError("no time at all")
+
+
+ODD_RETRIES: dict[str, Callable[[], Exception]] = {
+    "text": lambda: Limited("5"),
+    "not a number": lambda: Limited(float("nan")),
+    "negative": lambda: Limited(-5),
+    "beyond every year": lambda: Limited(1e300),
+    "unreadable": Unreadable,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_RETRIES.values(), ids=ODD_RETRIES)
+async def test_no_retry_closes_its_lane(store: Inbox, odd: Callable[[], Exception]) -> None:
+    """Promise 4: a retry that names no time is tried again at the usual one, and the lane goes
+    on meanwhile."""
+    router = Router()
+
+    @router.on(name="answer", retries=AT_ONCE)
+    async def answer(event: Event) -> None:
+        if event.text == "message 1" and event.attempt == 1:
+            raise odd()
+
+    async with handling(store, router):
+        kept = await keep_all(store, [entry(n) for n in (1, 2, 3)])
+        await until(lambda: finished(store, *[one.event for one in kept]))
+    found = await jobs(store, *[one.event for one in kept])
+    assert [(job.state, job.attempt) for job in found] == [
+        (State.COMPLETED, 2),
+        (State.COMPLETED, 1),
+        (State.COMPLETED, 1),
+    ]
+
+
+async def test_a_large_body_is_read_when_its_turn_comes(store: Inbox) -> None:
+    """Promises 1 and 4: a handler gets a body of any size, byte for byte, small ones beside it."""
+    seen: dict[int | None, bytes] = {}
+
+    async def act(event: Event) -> Outcome:
+        seen[event.id] = event.raw
+        return Completed()
+
+    raws = [body(n, note="x" * size) for n, size in enumerate((1, 65_300, 70_000, 900_000), 1)]
+    kept = await keep_all(store, [entry(n, raw=raw) for n, raw in enumerate(raws, 1)])
+    async with working(store, Handler(act)):
+        await until(lambda: finished(store, *[one.event for one in kept]))
+    assert seen == {one.event: raw for one, raw in zip(kept, raws, strict=True)}
+
+
 # ---------------------------------------------------------------- lanes
+
+
+async def test_a_lane_whose_handlers_never_wait_lets_others_run(store: Inbox) -> None:
+    """Promise 8: after each millisecond of work the loop is somebody else's for a turn."""
+    clock = HandClock()
+    turns = 0
+    at: list[int] = []
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def busy(route: Route, job: Job, stored: Stored | None) -> Outcome:
+        clock.forward(0.001)
+        at.append(turns)
+        return Completed()
+
+    kept = await keep_all(store, [entry(n, lane=1) for n in range(1, 31)])
+    beside = asyncio.create_task(others())
+    async with working(store, busy, clock=clock):
+        await until(lambda: finished(store, *[one.event for one in kept]))
+    beside.cancel()
+    assert len(at) == 30
+    assert at == sorted(set(at))
 
 
 async def test_a_lane_is_run_in_order_and_never_twice_at_once(store: Inbox) -> None:
@@ -426,6 +561,64 @@ async def test_stopped_with_a_hundred_in_flight_none_is_lost_or_run_twice(
     async with opened(database, clock=now) as store, working(store, Handler(act)):
         await until(lambda: finished(store, *[one.event for one in kept]))
     assert sorted(id_ or 0 for id_ in completed) == [one.event for one in kept]
+
+
+class Watched:
+    """An inbox that tells the moment at which a claim is answered."""
+
+    def __init__(self, store: Inbox) -> None:
+        self._store = store
+        self.answered = asyncio.Event()
+        self.runs: list[Run] = []
+
+    async def claim(self, wants: list[Want], lanes: int) -> list[Run]:
+        """What the inbox answers."""
+        runs = await self._store.claim(wants, lanes)
+        self.runs += runs
+        self.answered.set()
+        return runs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+
+@pytest.mark.parametrize("turns", range(8))
+@pytest.mark.parametrize("freed", [False, True])
+async def test_stopped_at_the_moment_of_a_claim_no_job_stays_behind(
+    store: Inbox, turns: int, freed: bool
+) -> None:
+    """Promise 4: however near to its answer a claim is given up, its jobs are given back: while
+    a route is full, and at the moment at which it has room again."""
+    gate = asyncio.Event()
+
+    async def act(event: Event) -> Outcome:
+        if event.route == "answer":
+            await gate.wait()
+        return Completed()
+
+    handler = Handler(act)
+    watched = Watched(store)
+    one = worker(cast(Inbox, watched), handler, Route(concurrency=1), Route("archive"), grace=0.0)
+    one.start()
+    kept = [await keep(store, entry(1))]
+    await until(lambda: handler.begun)
+    watched.answered.clear()
+    kept.append(await keep(store, entry(2, lane=2, routes=("archive",))))
+    await asyncio.wait_for(watched.answered.wait(), 10)
+    assert len(watched.runs) == 2
+    if freed:
+        gate.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    await one.stop()
+
+    async def nothing_runs() -> bool:
+        return (await store.stats()).jobs["running"] == 0
+
+    await until(nothing_runs)
+    found = await jobs(store, *[each.event for each in kept])
+    assert {job.state for job in found} <= {State.AVAILABLE, State.COMPLETED}
+    assert {job.spent for job in found if job.state is State.AVAILABLE} <= {0}
 
 
 async def test_a_worker_without_routes_does_nothing(store: Inbox) -> None:

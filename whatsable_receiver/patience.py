@@ -25,12 +25,17 @@ class Patience:
         self._until: dict[asyncio.Task[object], float] = {}  # oldest first: all wait equally long
         self._overdue: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def __enter__(self) -> None:
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
             raise RuntimeError("a time limit needs a task")
+        if loop is not self._loop:  # an app may outlive its loop; a timer does not
+            self._loop, self._timer = loop, None
+            self._until.clear()
+            self._overdue.clear()
         self._until[task] = loop.time() + self.seconds
         if self._timer is None:
             self._timer = loop.call_later(self.seconds, self._look, loop)

@@ -223,6 +223,12 @@ class Router:
     # ------------------------------------------------------------ inside
 
     def _adder(self, kind: Kind, **given: Any) -> Callable[[H], H]:
+        if callable(handler := given.get("message_type")):
+            raise ConfigurationError(
+                f"the decorator of {getattr(handler, '__name__', handler)!r} needs parentheses: "
+                "@receiver.on()"
+            )
+
         def add(handler: H) -> H:
             self._refuse_if_frozen()
             route = _route(handler, kind, **given)

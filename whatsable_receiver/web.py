@@ -67,7 +67,12 @@ class Door:
             status, said, event, reason = refusal.status, "refused", None, refusal.reason
             log.warning("refused a delivery: %s", reason, extra={"status": status})
         except Unavailable as error:
-            status, said, event, reason = 503, "unavailable", None, "not stored: try again"
+            status, said, event, reason = (
+                503,
+                "unavailable",
+                None,
+                "not stored in time: send it again",
+            )
             log.error("a delivery could not be stored: %s", error)
         except _Gone:
             self._meter.count("deliveries", status="cut off")

@@ -11,12 +11,13 @@ import base64
 import json
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -429,9 +430,13 @@ class Printer:
         """What to type next."""
         self.line()
         self.line("Next:")
-        self.line("  whatsable-receiver demo --keep            stay, and be posted to")
-        self.line("  whatsable-receiver run app:receiver       serve your own (docs/quickstart.md)")
-        self.line("  whatsable-receiver events list            what it received")
+        me = _this_command()
+        for words, what in (
+            ("demo --keep", "stay, and be posted to"),
+            ("run app:receiver", "serve yours (docs/quickstart.md)"),
+            ("events list", "then: what yours received"),
+        ):
+            self.line(f"  {me} {words:16}  {what}")
 
     def keep(self, url: str, database: str) -> None:
         """Where to post, where to look, how to stop; from now on calls are shown too."""
@@ -443,8 +448,8 @@ class Printer:
         self.line()
         for command in (
             f"curl -s {url} -H 'content-type: application/json' -d '{body}'",
-            f"whatsable-receiver events list --database {database}",
-            f"whatsable-receiver events show 3 --database {database}",
+            f"{_this_command()} events list --database {database}",
+            f"{_this_command()} events show 3 --database {database}",
         ):
             # Whole, however long: it is there to be copied.
             self._console.print(Text(f"  {command}"), soft_wrap=True)
@@ -494,6 +499,8 @@ def demo(*, keep: bool, port: int, as_json: bool, make: Make = make_receiver) ->
             if not as_json:
                 printer.head(url, database)
             facts = await tour(url, database, calls, _silent if as_json else printer.row)
+            if server.should_exit:  # somebody pressed Ctrl-C, and the sender was quicker to end
+                return INTERRUPTED
             checks = check(facts)
             if as_json:
                 document(result(facts, checks))
@@ -516,7 +523,7 @@ def demo(*, keep: bool, port: int, as_json: bool, make: Make = make_receiver) ->
                     server.should_exit = True
                 await served
             code = showing.result()
-            if not as_json:
+            if not as_json and code != INTERRUPTED:
                 printer.next_steps()
             return code
 
@@ -551,3 +558,16 @@ def result(facts: Facts, checks: tuple[Check, ...]) -> dict[str, Any]:
             {"name": one.name, "ok": one.ok, "problems": list(one.problems)} for one in checks
         ],
     }
+
+
+def _this_command() -> str:
+    """How this command can be called again from here: it may not be on the PATH."""
+    name = "whatsable-receiver"
+    if shutil.which(name):
+        return name
+    script = Path(sys.argv[0])
+    if script.name == name:
+        with suppress(ValueError):
+            return str(script.absolute().relative_to(Path.cwd()))
+        return str(script)
+    return "python -m whatsable_receiver"

@@ -42,6 +42,7 @@ log = logging.getLogger("whatsable_receiver.inbox")
 T = TypeVar("T")
 
 LATE_FINISHERS_MS = 3_600_000  # how often retention looks again at events it has passed
+PAUSE = 0.25  # seconds after a transaction that failed
 RECENT_EVENTS = 1024
 RECENT_BYTES = 8 << 20
 
@@ -153,13 +154,17 @@ class SQLiteInbox:
             await asyncio.sleep(0.001 if self.last_error is None else 0.05)
         if self._deadline_timer:
             self._deadline_timer.cancel()
+        stuck = self._in_flight  # what the writer does not come back from in time
+        waiting = [*self._waiting, *(stuck.waiting if isinstance(stuck, Cycle) else ())]
+        acts = [*self._acts, *([stuck] if isinstance(stuck, Act) else ())]
         gone = Unavailable("the inbox is closed")
-        for answer in (
-            *(one.answer for one in self._waiting),
-            *(act.answer for act in self._acts),
-        ):
+        for answer in (*(one.answer for one in waiting), *(act.answer for act in acts)):
             if not answer.done():
                 answer.set_exception(gone)
+        for _, claim in self._claims:  # was being asked for when the others were cancelled
+            claim.cancel()
+        if isinstance(stuck, Cycle) and stuck.claim:
+            stuck.claim.cancel()
         self._writer.tasks.put(None)
         # A daemon: should another process hold the lock for ever, we do not wait for ever.
         await self._loop.run_in_executor(self._reader, self._thread.join, self._keep_timeout)
@@ -348,6 +353,8 @@ class SQLiteInbox:
     def _done(self, cycle: Cycle | Act, due: int | None, answer: object) -> None:
         """Called on the loop, after the commit."""
         self._in_flight = None
+        if isinstance(cycle, Cycle):
+            self.last_error = cycle.error
         if due != self._due:
             self._due_at(due)
         if isinstance(cycle, Act):
@@ -360,7 +367,6 @@ class SQLiteInbox:
                 self._shake()
             self._stir()
             return
-        self.last_error = cycle.error
         if cycle.error:
             self._bare.clear()  # some rows may have been kept one by one
             self._recent.clear()  # should the file be another one now, its numbers are too
@@ -369,7 +375,7 @@ class SQLiteInbox:
             self._saves = cycle.saves + self._saves
             if cycle.claim and cycle.wants is not None and not cycle.claim.done():
                 self._claims.appendleft((cycle.wants, cycle.claim))
-            self._loop.call_later(0.25, self._stir)
+            self._loop.call_later(PAUSE, self._stir)
         else:
             nothing_left = cycle.claimed is not None and not cycle.claimed.more
             if nothing_left and cycle.wants and cycle.shaken == self._shaken:
@@ -432,7 +438,9 @@ class SQLiteInbox:
             self._due_timer = None
         if due is not None and self._open:
             # A wait is never longer than an hour, so that a clock set forward is noticed.
-            seconds = min(max(0.0, (due - self._clock()) / 1000), 3600.0)
+            # What is due while nothing can be written is not tried without a pause.
+            soonest = PAUSE if self.last_error else 0.0
+            seconds = min(max(soonest, (due - self._clock()) / 1000), 3600.0)
             self._due_timer = self._loop.call_later(seconds, self._fall_due)
 
     def _fall_due(self) -> None:

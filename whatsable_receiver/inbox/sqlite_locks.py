@@ -27,7 +27,7 @@ class FileLock:
     def take(self, *, shared: bool = False, wait: bool = True) -> bool:
         """Take it, or answer False where somebody else has it and ``wait`` is False."""
         if fcntl is None:
-            return True
+            return wait  # nobody can know whether somebody else has it
         how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
         try:
             fcntl.flock(self._handle, how)

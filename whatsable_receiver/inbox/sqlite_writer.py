@@ -525,6 +525,7 @@ class Writer:
 
     def _undo(self, ours: tuple[int, int, int, int | None, int | None] | None) -> None:
         # A name that was undone with its transaction is given out again, to another process.
+        self._epoch += 1  # what it claimed stands again, and the cursors are past it
         if ours is not None:
             (self._owner, self._until, self._leased, self._suspect, self.due) = ours
 
