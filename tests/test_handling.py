@@ -126,6 +126,23 @@ async def test_a_plain_wrapper_round_an_async_handler_runs_it() -> None:
     assert failed.reason == "ValueError: in the coroutine"
 
 
+async def test_a_plain_wrapper_that_runs_an_async_handler_itself_is_plain() -> None:
+    """What a wrapper is round does not count: one that waits by itself runs in a thread."""
+    main = threading.get_ident()
+    where: list[int] = []
+
+    async def answer(event: Event) -> None:
+        where.append(threading.get_ident())
+
+    @functools.wraps(answer)
+    def wrapper(event: Event) -> None:
+        asyncio.run(answer(event))
+
+    assert await outcome_of(wrapper) == Completed()
+    assert len(where) == 1
+    assert where != [main]
+
+
 @pytest.mark.parametrize("wrapped", [False, True])
 async def test_what_a_plain_wrapper_returns_has_a_time_limit_too(wrapped: bool) -> None:
     """Promise 8: the timeout of the route counts for the coroutine, however it came about."""

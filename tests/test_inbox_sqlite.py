@@ -597,11 +597,13 @@ async def test_a_failed_transaction_forgets_no_retry(
     writer is not busy with it while that lasts."""
     await keep(store, entry(1))
     (run,) = await claim_now(store)
-    finish(store, run, NOON, Failed("once", after=0.01))
+    finish(store, run, NOON, Failed("once", after=1.5))
     await written(store)
     asked = asyncio.ensure_future(store.claim([ANSWER], 1))
+    # The first look at what others write finds something, and would hide that it was forgotten.
+    await until(lambda: store._writer._version is not None)
     async with no_job_can_be_leased(store):
-        database.clock.forward(1)
+        database.clock.forward(2)
         await until(lambda: store.last_error is not None)
         before = commits.seen
         await asyncio.wait({asked}, timeout=0.5)
@@ -614,7 +616,7 @@ async def test_a_failed_transaction_forgets_no_retry(
 async def test_a_failed_claim_leaves_no_job_unseen(store: SQLiteInbox) -> None:
     """Promise 4: what a claim had reached when its transaction failed is claimed by the next."""
     asked = asyncio.ensure_future(store.claim([Want("answer", 4, 4)], 4))
-    # The first look at what others write finds something, and would hide that nobody looked.
+    # As above: the first look would hide that nobody claimed again.
     await until(lambda: store._writer._version is not None)
     async with no_job_can_be_leased(store):
         answers = asyncio.ensure_future(keep_all(store, [entry(n, lane=n) for n in range(1, 5)]))

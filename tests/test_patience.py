@@ -17,11 +17,16 @@ pytestmark = pytest.mark.anyio
 SHORT = 0.05  # seconds
 
 
+async def forever() -> None:
+    """What nobody ends, until the deadline of the test."""
+    await asyncio.wait_for(asyncio.Event().wait(), 10)
+
+
 async def limited(patience: Patience, ready: asyncio.Event) -> str:
     """Wait for an event under the limit; what came of it."""
     try:
         with patience:
-            await ready.wait()
+            await asyncio.wait_for(ready.wait(), 10)
     except OutOfPatience:
         return "out of patience"
     return "in time"
@@ -32,7 +37,7 @@ async def test_a_block_that_takes_too_long_is_ended_in_time() -> None:
     loop = asyncio.get_running_loop()
     began = loop.time()
     with pytest.raises(OutOfPatience), Patience(SHORT):
-        await asyncio.Event().wait()
+        await forever()
     assert SHORT * 0.9 < loop.time() - began < SHORT + 5
     task = asyncio.current_task()
     assert task is not None
@@ -107,10 +112,10 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     async def cleaning_up() -> None:
         with patience:
             try:
-                await asyncio.Event().wait()
+                await forever()
             finally:  # the time is up, and now somebody cancels too
                 cleaning.set()
-                await asyncio.Event().wait()
+                await forever()
 
     cleaning = asyncio.Event()
     late = asyncio.create_task(cleaning_up())
@@ -136,7 +141,7 @@ async def test_a_block_that_will_not_stop_ends_by_itself() -> None:
     reached = asyncio.Event()
     with patience:
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.Event().wait()
+            await forever()
         assert await limited_elsewhere(patience) == "out of patience"
         reached.set()
     task = asyncio.current_task()

@@ -604,7 +604,8 @@ async def test_stopped_at_the_moment_of_a_claim_no_job_stays_behind(
     await until(lambda: handler.begun)
     watched.answered.clear()
     kept.append(await keep(store, entry(2, lane=2, routes=("archive",))))
-    await asyncio.wait_for(watched.answered.wait(), 10)
+    async with asyncio.timeout(10):  # and no wait_for: that one would be turns too late
+        await watched.answered.wait()
     assert len(watched.runs) == 2
     if freed:
         gate.set()

@@ -75,6 +75,7 @@ class Receiver(Router):
         self._tasks: list[asyncio.Task[None]] = []
         self._look: asyncio.Future[dict[str, Any]] | None = None
         self._looked_at = 0.0
+        self._trouble: Unavailable | None = None  # the newest when health was looked at
         self.configure(**settings)
 
     def configure(self, **settings: Any) -> None:
@@ -208,12 +209,14 @@ class Receiver(Router):
     async def health(self) -> dict[str, Any]:
         """How the receiver is: live, ready, and why not. ``GET /health`` prints this.
 
-        One look serves everybody who asks within a second.
+        One look serves everybody who asks within a second, unless something failed meanwhile.
         """
         now = asyncio.get_running_loop().time()
-        if self._look is None or now - self._looked_at > HEALTH_AGE:
+        trouble = self._inbox.last_error if self._inbox else None
+        fresh = now - self._looked_at <= HEALTH_AGE and trouble is self._trouble
+        if self._look is None or not fresh:
             self._look = asyncio.ensure_future(self._look_at_health())
-            self._looked_at = now
+            self._looked_at, self._trouble = now, trouble
         return await asyncio.shield(self._look)
 
     async def _look_at_health(self) -> dict[str, Any]:

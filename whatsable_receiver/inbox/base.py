@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple, Protocol, get_args
 
+from ..errors import Unavailable
 from ..event import Kind, Stored
 from ..jobs import Job, State
 from ..payload import Payload, Status
@@ -175,7 +176,9 @@ class Retention:
 
 
 class Inbox(Protocol):
-    """About ten verbs. ``open`` first, ``close`` last."""
+    """About ten verbs of work, and a few of looking. ``open`` first, ``close`` last."""
+
+    last_error: Unavailable | None  # why the newest transaction failed; None: it went well
 
     async def open(self, routes: Sequence[str]) -> None:
         """Make ready: schema, durability asserted, the routes of this code made known."""
