@@ -9,11 +9,11 @@ import logging
 import threading
 import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import LONGEST_RETRY, Discard, PayloadError, Retry, told
 from .event import Event, Stored
@@ -30,6 +30,13 @@ HANGING_THREADS = 16  # of one route: plain functions that outlived their timeou
 COMPLETED = Completed()
 
 
+class _Way(NamedTuple):
+    """How a handler is called, and how long it may take."""
+
+    call: Callable[[Event], Awaitable[object]]
+    patience: AbstractContextManager[None]
+
+
 class Handling:
     """An attempt at a handle job: ``await handling(route, job, stored)`` is its outcome.
 
@@ -39,9 +46,8 @@ class Handling:
     """
 
     def __init__(self) -> None:
-        self._is_async: dict[str, bool] = {}
         self._hanging: Counter[str] = Counter()
-        self._patience: dict[str, AbstractContextManager[None]] = {}
+        self._ways: dict[str, _Way] = {}
 
     async def __call__(self, route: Route, job: Job, stored: Stored | None) -> Outcome:
         """Run one attempt; raises only ``CancelledError``, when it is cancelled from outside."""
@@ -55,9 +61,10 @@ class Handling:
         event = Event(
             payload, stored.raw, received_at, job.event_id, job.id, route.name, job.attempt
         )
+        way = self._ways.get(route.name) or self._way(route)
         try:
-            with self._patience_of(route):
-                await self._call(route, event)
+            with way.patience:
+                await way.call(event)
         except Retry as error:
             return Failed(_reason(error), after=_seconds(getattr(error, "after", None)))
         except Discard as error:
@@ -73,20 +80,14 @@ class Handling:
             return _failed(error)
         return COMPLETED
 
-    def _patience_of(self, route: Route) -> AbstractContextManager[None]:
-        patience = self._patience.get(route.name)
-        if patience is None:
-            patience = nullcontext() if route.timeout is None else Patience(route.timeout)
-            self._patience[route.name] = patience
-        return patience
+    def _way(self, route: Route) -> _Way:
+        """How this route's handler is called, found out once."""
+        call = route.handler if _is_async(route.handler) else partial(self._call_plain, route)
+        patience = nullcontext() if route.timeout is None else Patience(route.timeout)
+        way = self._ways[route.name] = _Way(call, patience)
+        return way
 
-    async def _call(self, route: Route, event: Event) -> None:
-        is_async = self._is_async.get(route.name)
-        if is_async is None:
-            is_async = self._is_async[route.name] = _is_async(route.handler)
-        if is_async:
-            await route.handler(event)
-            return
+    async def _call_plain(self, route: Route, event: Event) -> None:
         if self._hanging[route.name] >= HANGING_THREADS:
             raise RuntimeError(
                 f"{HANGING_THREADS} earlier attempts of this handler still hang in their threads"
