@@ -335,6 +335,14 @@ async def later(one: Event) -> bool:
     return False
 
 
+class Later:
+    """The same as an object."""
+
+    async def __call__(self, one: Event) -> bool:
+        """Never awaited."""
+        return False
+
+
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"message_type": ""}, "message_type"),
     ({"message_type": []}, "message_type"),
@@ -352,6 +360,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"concurrency": 0}, "concurrency"),
     ({"retries": 0}, "at least 1 attempt"),
     ({"where": later}, "where= is a plain function"),
+    ({"where": Later()}, "where= is a plain function"),
     ({"where": "label == 'x'"}, "where= is a plain function"),
     ({"where": True}, "where= is a plain function"),
 ]

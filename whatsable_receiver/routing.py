@@ -298,14 +298,14 @@ def _route(
             f"a handler is a function of the event, not {handler!r}; write @receiver.on() with "
             "parentheses"
         )
-    if inspect.isgeneratorfunction(handler) or inspect.isasyncgenfunction(handler):
+    if _is(handler, inspect.isgeneratorfunction, inspect.isasyncgenfunction):
         raise ConfigurationError(
             f"{getattr(handler, '__name__', handler)!r} has a yield in it: calling it runs nothing"
         )
     name = name if name is not None else getattr(handler, "__name__", "")
     if not name or name == "<lambda>" or not name.isprintable() or len(name) > 200:
         raise ConfigurationError(f"{handler!r} needs a name= of 1 to 200 printable characters")
-    if where is not None and (not callable(where) or inspect.iscoroutinefunction(where)):
+    if where is not None and (not callable(where) or _is(where, inspect.iscoroutinefunction)):
         raise ConfigurationError(f"route {name!r}: where= is a plain function of the event")
     if timeout is not None and not timeout > 0:
         raise ConfigurationError(f"route {name!r}: timeout is seconds above 0, or None")
@@ -331,3 +331,9 @@ def _route(
         strict=strict,
         otherwise=otherwise,
     )
+
+
+def _is(function: Callable[..., Any], *kinds: Callable[[object], bool]) -> bool:
+    """Whether a function, or an object that is called like one, is of one of these kinds."""
+    call = getattr(function, "__call__", None)  # noqa: B004 - the method itself is asked about
+    return any(kind(function) or kind(call) for kind in kinds)
