@@ -195,7 +195,7 @@ def test_who_lost_its_lease_cannot_write_an_outcome(tmp_path: Path) -> None:
         sleeper = stack.enter_context(serving("gated", tmp_path, env=SHORT_LEASE))
         sleeper.post(body(1, labels="loop"))
         until(lambda: len(words(tmp_path, "begun")) == 1)
-        freeze(sleeper, tmp_path / "inbox.db-turn")
+        freeze(sleeper, tmp_path / "inbox.db-lock")
         stack.enter_context(serving("gated", tmp_path, env=SHORT_LEASE))
         until(lambda: len(words(tmp_path, "begun")) == 2, what="the other takes over")
         (tmp_path / "gate").touch()
@@ -217,7 +217,7 @@ def test_a_process_that_stood_still_alone_goes_on_with_its_own_work(tmp_path: Pa
         for n in range(20):
             server.post(body(n, labels="loop", phone=n))
         until(lambda: len(words(tmp_path, "begun")) == 20)
-        freeze(server, tmp_path / "inbox.db-turn")
+        freeze(server, tmp_path / "inbox.db-lock")
         Flag().wait(2.5)  # more than twice the lease: the time itself is what is tried
         server.signal(signal.SIGCONT)
         server.health()

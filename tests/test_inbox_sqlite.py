@@ -632,7 +632,7 @@ async def test_close_ends_while_another_holds_the_file_for_ever(
     """Promise 8: whatever the writer is stuck in, close ends, and whoever waits is told."""
     store = database.inbox(keep_timeout=0.2)
     await store.open(ROUTES)
-    lock = FileLock(database.path.with_name("inbox.db-turn"))
+    lock = FileLock(database.path.with_name("inbox.db-lock"))
     lock.take()
     try:
         ask: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {

@@ -326,7 +326,7 @@ class Writer:
         self._route_names: dict[int, str] = {}
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
-        self._turn: FileLock | None = None
+        self._lock: FileLock | None = None
         self._alive: FileLock | None = None
         self._cursors: dict[str, int] = {}
         self._owner = 0
@@ -351,9 +351,9 @@ class Writer:
         if not self.create and not self.path.exists():
             raise ConfigurationError(f"there is no database {self.path}")
         try:
-            self._turn = FileLock(self.path.with_name(self.path.name + "-turn"))
+            self._lock = FileLock(self.path.with_name(self.path.name + "-lock"))
             self._alive = FileLock(self.path.with_name(self.path.name + "-alive"))
-            with self._my_turn():
+            with self._locked():
                 first = bool(self.wanted_routes) and self._alive.take(wait=False)
                 db = self._database()
                 if first:
@@ -416,23 +416,23 @@ class Writer:
     def shut_down(self) -> None:
         """Let go of the file and the locks."""
         if self._db is not None:
-            with suppress(sqlite3.Error), self._my_turn():
+            with suppress(sqlite3.Error), self._locked():
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             self._db.close()
             self._db = None
-        for lock in (self._turn, self._alive):
+        for lock in (self._lock, self._alive):
             if lock is not None:
                 lock.close()
-        self._turn = self._alive = None
+        self._lock = self._alive = None
 
     @contextmanager
-    def _my_turn(self) -> Iterator[None]:
-        assert self._turn is not None
-        self._turn.take()
+    def _locked(self) -> Iterator[None]:
+        assert self._lock is not None
+        self._lock.take()
         try:
             yield
         finally:
-            self._turn.release()
+            self._lock.release()
 
     # ------------------------------------------------------------ the thread itself
 
@@ -476,7 +476,7 @@ class Writer:
         if self._db is None:
             return
         try:
-            with self._my_turn():
+            with self._locked():
                 self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except (sqlite3.Error, OSError) as error:
             log.warning("a checkpoint has to wait: %s", error)
@@ -485,7 +485,7 @@ class Writer:
         if self._leased <= 0 or time.monotonic() < self._renew_at or self._db is None:
             return
         try:
-            with self._my_turn():
+            with self._locked():
                 self._renew(self._db, self.clock())
                 self._leased = self._db.execute(LEASED, {"owner": self._owner}).fetchone()[0]
         except (sqlite3.Error, OSError) as error:
@@ -502,7 +502,7 @@ class Writer:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction in the file that stands at the path now, or ``Unavailable``."""
-        with self._my_turn():
+        with self._locked():
             db = None
             ours = None
             try:
