@@ -19,11 +19,12 @@ from typing import Any
 import pytest
 
 from whatsable_receiver.errors import ConfigurationError, Unavailable
-from whatsable_receiver.inbox import sqlite_queries, sqlite_writer
+from whatsable_receiver.inbox import sqlite_queries, sqlite_statements, sqlite_writer
 from whatsable_receiver.inbox.base import Filter, Kept, NewJob, Retention, Run, Want
 from whatsable_receiver.inbox.sqlite import SQLiteInbox
 from whatsable_receiver.inbox.sqlite_locks import FileLock
-from whatsable_receiver.inbox.sqlite_writer import ACCEPT, IDENTIFY, LADDER, connect, migrate
+from whatsable_receiver.inbox.sqlite_statements import ACCEPT, IDENTIFY, LADDER
+from whatsable_receiver.inbox.sqlite_writer import connect, migrate
 from whatsable_receiver.jobs import Failed, State
 
 from .stores import (
@@ -58,7 +59,7 @@ def file(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """A file with the newest schema, and the connection that a writer would have."""
     db = connect(tmp_path / "plain.db")
     migrate(db)
-    db.execute(sqlite_writer.ACCEPT_TRIGGER)
+    db.execute(sqlite_statements.ACCEPT_TRIGGER)
     yield db
     db.close()
 
@@ -228,29 +229,29 @@ async def test_a_batch_of_any_size_is_kept(database: SQLiteDatabase, size: int) 
 
 WANTS = json.dumps([[0, 1 << 60, 16, 40]])
 PLANS: dict[str, tuple[str, Any, set[str]]] = {
-    "claim": (sqlite_writer.CLAIM, {"wants": WANTS, "run": 4}, {"jobs_available", "jobs_busy"}),
+    "claim": (sqlite_statements.CLAIM, {"wants": WANTS, "run": 4}, {"jobs_available", "jobs_busy"}),
     "more of lanes": (
-        sqlite_writer.MORE_OF_LANES,
+        sqlite_statements.MORE_OF_LANES,
         {"lanes": "[1]", "run": 4},
         {"jobs_available"},
     ),
     "lease": (
-        sqlite_writer.LEASE,
+        sqlite_statements.LEASE,
         {"lease": 1, "now": 1, "ids": "[1]", "until": 1},
         {"INTEGER PRIMARY KEY"},
     ),
-    "save": (sqlite_writer.SAVE, {"saves": "[]"}, {"INTEGER PRIMARY KEY"}),
-    "complete": (sqlite_writer.COMPLETE, {"completed": "[]"}, {"INTEGER PRIMARY KEY"}),
-    "attempts": (sqlite_writer.ATTEMPTS, {"attempts": "[]"}, {"INTEGER PRIMARY KEY"}),
-    "wake": (sqlite_writer.WAKE, {"now": 1, "step": 10}, {"jobs_due", "INTEGER PRIMARY KEY"}),
-    "next due": (sqlite_writer.NEXT_DUE, {}, {"jobs_due"}),
-    "expired": (sqlite_writer.EXPIRED, {"now": 1, "owner": 1}, {"jobs_busy"}),
+    "save": (sqlite_statements.SAVE, {"saves": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "complete": (sqlite_statements.COMPLETE, {"completed": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "attempts": (sqlite_statements.ATTEMPTS, {"attempts": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "wake": (sqlite_statements.WAKE, {"now": 1, "step": 10}, {"jobs_due", "INTEGER PRIMARY KEY"}),
+    "next due": (sqlite_statements.NEXT_DUE, {}, {"jobs_due"}),
+    "expired": (sqlite_statements.EXPIRED, {"now": 1, "owner": 1}, {"jobs_busy"}),
     "free followers": (
-        sqlite_writer.FREE_FOLLOWERS,
+        sqlite_statements.FREE_FOLLOWERS,
         {"now": 1, "owner": 1, "heads": "[]"},
         {"jobs_busy", "INTEGER PRIMARY KEY"},
     ),
-    "leased": (sqlite_writer.LEASED, {"owner": 1}, {"jobs_busy"}),
+    "leased": (sqlite_statements.LEASED, {"owner": 1}, {"jobs_busy"}),
     **{f"accept {n}": (ACCEPT[n], [None] * 13 * n, set()) for n in LADDER},
     **{f"identify {n}": (IDENTIFY[n], [None] * 2 * n, {"events_key"}) for n in LADDER},
 }
