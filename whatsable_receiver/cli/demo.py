@@ -433,7 +433,7 @@ class Printer:
         me = _this_command()
         for words, what in (
             ("demo --keep", "stay, and be posted to"),
-            ("run app:receiver", "serve yours (docs/quickstart.md)"),
+            ("run app:receiver", "yours: docs/quickstart.md"),
             ("events list", "then: what yours received"),
         ):
             self.line(f"  {me} {words:16}  {what}")

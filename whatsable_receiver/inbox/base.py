@@ -217,10 +217,10 @@ class Inbox(Protocol):
         """When the longest-waiting claimable job became so; None when nothing waits."""
 
     async def ping(self) -> None:
-        """One empty transaction: ``Unavailable`` where nothing could be written now."""
+        """``Unavailable`` where nothing could be written now."""
 
     async def prune(self, retention: Retention) -> int:
-        """One small step of retention; how many rows it touched, 0 when there is nothing to do."""
+        """One small step of retention; how many events it touched, 0 when nothing more is due."""
 
     async def close(self) -> None:
         """Write what is still to be written, and let go of the store."""

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -91,8 +92,8 @@ class SQLiteInbox:
         self._shaken = 0  # how often all of that became doubtful
         self._due: int | None = None
         self._pruned_to = 0
-        self._bare_until = 0  # no finished event up to this one has a body
-        self._bare_since = 0
+        self._emptied_until = 0  # no finished event up to this one has a body
+        self._emptied_since = 0
         # Events that came just now, so that the jobs on them need not read them: oldest first.
         self._recent: dict[int, Stored] = {}
         self._recent_bytes = 0
@@ -269,15 +270,22 @@ class SQLiteInbox:
             self._meter.count("quarantine_evicted", touched)
             log.warning("%d quarantined bodies made room for newer ones", touched)
         now = self._clock()
-        if abs(now - self._bare_since) > LATE_FINISHERS_MS:
-            self._bare_since, self._bare_until = now, 0
+        if abs(now - self._emptied_since) > LATE_FINISHERS_MS:
+            self._emptied_since, self._emptied_until = now, 0
         while not touched:
-            after, bare_until = self._pruned_to, self._bare_until
-            step = await self._act(lambda db: queries.prune(db, retention, now, after, bare_until))  # noqa: B023 - awaited before they change
+            step = await self._act(
+                partial(
+                    queries.prune,
+                    retention=retention,
+                    now=now,
+                    after=self._pruned_to,
+                    emptied_until=self._emptied_until,
+                )
+            )
             self._pruned_to = step.after
             touched = step.bodies + step.events
             if step.ended:
-                self._bare_until = max(self._bare_until, step.after)
+                self._emptied_until = max(self._emptied_until, step.after)
                 self._pruned_to = 0
                 break
         if touched:

@@ -271,12 +271,12 @@ class Pruned(NamedTuple):
 
 
 def prune(
-    db: sqlite3.Connection, retention: Retention, now: int, after: int, bare_until: int
+    db: sqlite3.Connection, retention: Retention, now: int, after: int, emptied_until: int
 ) -> Pruned:
     """Look at the next few events: take the bodies, then the keys, that retention lets go.
 
     A pass goes from old to young and ends at the first finished event that may stay. Behind the
-    keys that are due it goes on after ``bare_until``: up to there no finished event has a body.
+    keys that are due it goes on after ``emptied_until``: up to there no finished event has a body.
     Only finished ones, and never the newest event: its number would be given out again. What
     ``retention.bytes`` bounds is the used part of the file, which does not shrink by itself.
     """
@@ -318,8 +318,8 @@ def prune(
             after = id_ - 1
             ended = True
             break
-        elif id_ < bare_until:
-            after = bare_until
+        elif id_ < emptied_until:
+            after = emptied_until
             break
     else:
         ended = len(window) < PRUNE_WINDOW
