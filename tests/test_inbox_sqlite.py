@@ -19,12 +19,12 @@ from typing import Any
 import pytest
 
 from whatsable_receiver.errors import ConfigurationError, Unavailable
-from whatsable_receiver.inbox import sqlite_queries, sqlite_statements, sqlite_writer
 from whatsable_receiver.inbox.base import Filter, Kept, NewJob, Retention, Run, Want
-from whatsable_receiver.inbox.sqlite import SQLiteInbox
-from whatsable_receiver.inbox.sqlite_locks import FileLock
-from whatsable_receiver.inbox.sqlite_statements import ACCEPT, IDENTIFY, LADDER
-from whatsable_receiver.inbox.sqlite_writer import connect, migrate
+from whatsable_receiver.inbox.sqlite import SQLiteInbox, claims, queries, statements
+from whatsable_receiver.inbox.sqlite import file as sqlite_file
+from whatsable_receiver.inbox.sqlite.file import connect, migrate
+from whatsable_receiver.inbox.sqlite.locks import FileLock
+from whatsable_receiver.inbox.sqlite.statements import ACCEPT, IDENTIFY, LADDER
 from whatsable_receiver.jobs import Failed, State
 
 from .stores import (
@@ -59,7 +59,7 @@ def file(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     """A file with the newest schema, and the connection that a writer would have."""
     db = connect(tmp_path / "plain.db")
     migrate(db)
-    db.execute(sqlite_statements.ACCEPT_TRIGGER)
+    db.execute(statements.ACCEPT_TRIGGER)
     yield db
     db.close()
 
@@ -177,7 +177,7 @@ async def test_a_newer_schema_is_refused(database: SQLiteDatabase) -> None:
     async with opened(database):
         pass
     with contextlib.closing(sqlite3.connect(database.path)) as db:
-        db.execute(f"PRAGMA user_version = {sqlite_writer.SCHEMA + 1}")
+        db.execute(f"PRAGMA user_version = {sqlite_file.SCHEMA + 1}")
         db.commit()
     with pytest.raises(ConfigurationError, match="upgrade"):
         await database.inbox().open(ROUTES)
@@ -185,13 +185,13 @@ async def test_a_newer_schema_is_refused(database: SQLiteDatabase) -> None:
 
 def test_migrations_are_numbered_without_a_gap(tmp_path: Path) -> None:
     """Each number up to the newest has its script, and a second run changes nothing."""
-    schema = Path(sqlite_writer.__file__).parent / "schema"
-    numbers = sorted(int(path.stem.split("_")[1]) for path in schema.glob("sqlite_*.sql"))
-    assert numbers == list(range(1, sqlite_writer.SCHEMA + 1))
+    schema = Path(sqlite_file.__file__).parent / "schema"
+    numbers = sorted(int(path.stem) for path in schema.glob("*.sql"))
+    assert numbers == list(range(1, sqlite_file.SCHEMA + 1))
     with contextlib.closing(connect(tmp_path / "x.db")) as db:
         for _ in range(2):
             migrate(db)
-            assert db.execute("PRAGMA user_version").fetchone()[0] == sqlite_writer.SCHEMA
+            assert db.execute("PRAGMA user_version").fetchone()[0] == sqlite_file.SCHEMA
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
 
 
@@ -229,29 +229,29 @@ async def test_a_batch_of_any_size_is_kept(database: SQLiteDatabase, size: int) 
 
 WANTS = json.dumps([[0, 1 << 60, 16, 40]])
 PLANS: dict[str, tuple[str, Any, set[str]]] = {
-    "claim": (sqlite_statements.CLAIM, {"wants": WANTS, "run": 4}, {"jobs_available", "jobs_busy"}),
+    "claim": (statements.CLAIM, {"wants": WANTS, "run": 4}, {"jobs_available", "jobs_busy"}),
     "more of lanes": (
-        sqlite_statements.MORE_OF_LANES,
+        statements.MORE_OF_LANES,
         {"lanes": "[1]", "run": 4},
         {"jobs_available"},
     ),
     "lease": (
-        sqlite_statements.LEASE,
+        statements.LEASE,
         {"lease": 1, "now": 1, "ids": "[1]", "until": 1},
         {"INTEGER PRIMARY KEY"},
     ),
-    "save": (sqlite_statements.SAVE, {"saves": "[]"}, {"INTEGER PRIMARY KEY"}),
-    "complete": (sqlite_statements.COMPLETE, {"completed": "[]"}, {"INTEGER PRIMARY KEY"}),
-    "attempts": (sqlite_statements.ATTEMPTS, {"attempts": "[]"}, {"INTEGER PRIMARY KEY"}),
-    "wake": (sqlite_statements.WAKE, {"now": 1, "step": 10}, {"jobs_due", "INTEGER PRIMARY KEY"}),
-    "next due": (sqlite_statements.NEXT_DUE, {}, {"jobs_due"}),
-    "expired": (sqlite_statements.EXPIRED, {"now": 1, "owner": 1}, {"jobs_busy"}),
+    "save": (statements.SAVE, {"saves": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "complete": (statements.COMPLETE, {"completed": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "attempts": (statements.ATTEMPTS, {"attempts": "[]"}, {"INTEGER PRIMARY KEY"}),
+    "wake": (statements.WAKE, {"now": 1, "step": 10}, {"jobs_due", "INTEGER PRIMARY KEY"}),
+    "next due": (statements.NEXT_DUE, {}, {"jobs_due"}),
+    "expired": (statements.EXPIRED, {"now": 1, "owner": 1}, {"jobs_busy"}),
     "free followers": (
-        sqlite_statements.FREE_FOLLOWERS,
+        statements.FREE_FOLLOWERS,
         {"now": 1, "owner": 1, "heads": "[]"},
         {"jobs_busy", "INTEGER PRIMARY KEY"},
     ),
-    "leased": (sqlite_statements.LEASED, {"owner": 1}, {"jobs_busy"}),
+    "leased": (statements.LEASED, {"owner": 1}, {"jobs_busy"}),
     **{f"accept {n}": (ACCEPT[n], [None] * 13 * n, set()) for n in LADDER},
     **{f"identify {n}": (IDENTIFY[n], [None] * 2 * n, {"events_key"}) for n in LADDER},
 }
@@ -363,7 +363,7 @@ async def test_retries_that_fall_due_together_are_woken_in_steps(
                 claimed += len(await store.claim([Want("answer", 500, 500)], 500))
             woken.append(retries - (await store.stats()).jobs["retryable"])
         assert claimed == retries
-        assert woken[0] == sqlite_writer.WAKE_STEP
+        assert woken[0] == claims.WAKE_STEP
         assert (await store.stats()).jobs["running"] == retries
 
 
@@ -602,7 +602,7 @@ async def test_a_failed_transaction_forgets_no_retry(
     await written(store)
     asked = asyncio.ensure_future(store.claim([ANSWER], 1))
     # The first look at what others write finds something, and would hide that it was forgotten.
-    await until(lambda: store._writer._version is not None)
+    await until(lambda: store._writer.claims._version is not None)
     async with no_job_can_be_leased(store):
         database.clock.forward(2)
         await until(lambda: store.last_error is not None)
@@ -618,7 +618,7 @@ async def test_a_failed_claim_leaves_no_job_unseen(store: SQLiteInbox) -> None:
     """Promise 4: what a claim had reached when its transaction failed is claimed by the next."""
     asked = asyncio.ensure_future(store.claim([Want("answer", 4, 4)], 4))
     # As above: the first look would hide that nobody claimed again.
-    await until(lambda: store._writer._version is not None)
+    await until(lambda: store._writer.claims._version is not None)
     async with no_job_can_be_leased(store):
         answers = asyncio.ensure_future(keep_all(store, [entry(n, lane=n) for n in range(1, 5)]))
         await until(lambda: store.last_error is not None)
@@ -716,7 +716,7 @@ async def test_a_slow_reader_does_not_stop_acceptance(database: SQLiteDatabase) 
 
 def test_the_steps_of_pruning_are_small() -> None:
     """Larger steps show in the p99 of acceptance."""
-    assert sqlite_queries.PRUNE_STEP <= 64
+    assert queries.PRUNE_STEP <= 64
 
 
 async def test_close_waits_for_no_claim(database: SQLiteDatabase) -> None:

@@ -42,15 +42,9 @@ HEIGHT = {
 
 
 def room_of(module: str) -> str | None:
-    """The room of a module named from the package on: ``cli.events`` is in ``cli``.
-
-    A store may be in several files without a folder: ``inbox.sqlite_writer`` is in
-    ``inbox.sqlite``.
-    """
+    """The room of a module named from the package on: ``cli.events`` is in ``cli``."""
     parts = module.split(".")
-    exact = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
-    stores = [name.partition("_")[0] for name in exact if name.startswith("inbox.")]
-    names = [*stores, *exact]
+    names = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
     found = next((name for name in names if name in HEIGHT or name == EMULATOR), None)
     # The inbox is divided: what is in its folder is a room by name, or no room at all.
     return None if found == "inbox" and module != "inbox" else found
@@ -173,7 +167,7 @@ def test_the_core_has_no_await_no_clock_and_no_files() -> None:
         ("inbox.base", "from .sqlite import SQLiteInbox", "downwards only"),
         ("inbox.base", "from ..web import app", "downwards only"),
         ("inbox.sqlite", "from . import postgres", "neighbours"),
-        ("inbox.sqlite_writer", "from .postgres import PostgresInbox", "neighbours"),
+        ("inbox.sqlite.writer", "from ..postgres import PostgresInbox", "neighbours"),
         ("web", "from .worker import Worker", "neighbours"),
         ("web", "def late():\n    from .worker import Worker", "neighbours"),
         ("web", "import whatsable_receiver.worker", "neighbours"),
@@ -199,7 +193,7 @@ def test_a_wrong_import_is_caught(module: str, source: str, caught: str) -> None
     [
         ("payload", "import json\nfrom .errors import Unfit"),
         ("inbox.sqlite", "from ..jobs import Job\nfrom .base import Inbox"),
-        ("inbox.sqlite", "from .sqlite_writer import Writer"),
+        ("inbox.sqlite.inbox", "from .writer import Writer"),
         ("receiver", "from .web import endpoint\nfrom .inbox import sqlite"),
         ("cli.run", "from ..receiver import Receiver\nfrom .printing import table"),
         ("cli.run", "from .. import Receiver\nfrom ..emulator import sender"),

@@ -12,7 +12,7 @@ Nothing here reads a clock or rolls dice: ``now`` and ``chance`` are arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from math import inf
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class State(IntEnum):
     HELD = 5  # like retryable, but its lane waits with it
 
 
-class Step(Enum):
+class Step(StrEnum):  # as a key, a plain Enum calls Python for its hash
     """What can happen to a job."""
 
     CLAIMED = "claimed"

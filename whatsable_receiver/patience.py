@@ -46,7 +46,7 @@ class Patience:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         if task is None:
             return
         del self._until[task]

@@ -12,7 +12,6 @@ import math
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from operator import attrgetter
 from typing import Annotated, Any
 
 from pydantic import (
@@ -71,12 +70,6 @@ def _split(value: object) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, parts)))
 
 
-# Aware datetimes of pydantic's own zone compare slowly: each comparison asks both for their
-# offset. All of these are in UTC, so their parts say the same, three times as fast.
-_stamp = attrgetter("timestamp")
-_parts = attrgetter("year", "month", "day", "hour", "minute", "second", "microsecond")
-
-
 def _oldest_first(items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
     """The history in the order in which it was written.
 
@@ -85,10 +78,10 @@ def _oldest_first(items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
     """
     if len(items) < 2:
         return items
-    try:
-        times = list(map(_parts, map(_stamp, items)))
-    except AttributeError:  # at least one of them is None
-        times = list(map(_parts, _filled([item.timestamp for item in items])))
+    moments = _filled([item.timestamp for item in items])
+    # Aware datetimes of pydantic's own zone compare slowly: each comparison asks both for their
+    # offset. All of these are in UTC, so their parts say the same, three times as fast.
+    times = [(moment.date(), moment.time()) for moment in moments]
     if times[0] >= times[-1]:
         items = items[::-1]
         times.reverse()

@@ -24,6 +24,7 @@ log = logging.getLogger("whatsable_receiver.web")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Headers = Sequence[tuple[bytes, bytes]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 RETRY_AFTER = b"2"  # seconds; the sender's own schedule is not published
@@ -61,18 +62,40 @@ class Door:
         self, scope: Scope, receive: Receive, send: Send, secret: str | None
     ) -> None:
         """One request to the webhook's path; ``secret`` is the path segment behind it, if any."""
+        status = 200
+        event: int | None = None
+        reason: str | None = None
         try:
-            status, said, event, reason = await self._accept(scope, receive, secret)
+            self._verifier.check_path(secret)
+            if scope["method"] != "POST":
+                raise Refused(405, "only POST is received here")
+            headers: Headers = scope["headers"]
+            self._check_headers(headers)
+            body = await self._body(receive)
+            if self._verifier.signed:
+                self._verifier.check_signature(headers, body)
+            inbox = self.inbox
+            if inbox is None:
+                raise Unavailable(
+                    "the receiver is not started; give the app that it is mounted in "
+                    "lifespan=receiver.lifespan"
+                )
+            now = self._clock()
+            entry = self._entry(body, now)
+            event, new = await inbox.keep(entry)
+            self._meter.time("keep", (self._clock() - now) / 1000)
+            if not new:
+                said = "duplicate"
+            elif entry.kind == "quarantined":
+                status, said, reason = 202, "quarantined", entry.reason
+                log.warning("event %d is quarantined: %s", event, reason, extra={"event": event})
+            else:
+                said = "accepted"
         except Refused as refusal:
-            status, said, event, reason = refusal.status, "refused", None, refusal.reason
+            status, said, reason = refusal.status, "refused", refusal.reason
             log.warning("refused a delivery: %s", reason, extra={"status": status})
         except Unavailable as error:
-            status, said, event, reason = (
-                503,
-                "unavailable",
-                None,
-                "not stored in time: send it again",
-            )
+            status, said, reason = 503, "unavailable", "not stored in time: send it again"
             log.error("a delivery could not be stored: %s", error)
         except _Gone:
             self._meter.count("deliveries", status="cut off")
@@ -80,40 +103,9 @@ class Door:
         self._meter.count("deliveries", status=said)
         await _answer(send, status, said, event, reason)
 
-    async def _accept(
-        self, scope: Scope, receive: Receive, secret: str | None
-    ) -> tuple[int, str, int | None, str | None]:
-        self._verifier.check_path(secret)
-        if scope["method"] != "POST":
-            raise Refused(405, "only POST is received here")
-        headers: Sequence[tuple[bytes, bytes]] = scope["headers"]
-        self._check_headers(headers)
-        body = await self._body(receive)
-        if self._verifier.signed:
-            self._verifier.check_signature(headers, body)
-        if self.inbox is None:
-            raise Unavailable(
-                "the receiver is not started; give the app that it is mounted in "
-                "lifespan=receiver.lifespan"
-            )
-        now = self._clock()
-        try:
-            payload = read_payload(body)
-        except NotJSON as error:
-            raise Refused(400, str(error)) from None
-        except Unfit as error:
-            self._verifier.check_account(None)
-            return await self._quarantine(body, str(error), now)
-        if self._verifier.accounts:
-            account = None if isinstance(payload, Status) else payload.user_id
-            self._verifier.check_account(account)
-        kept = await self.inbox.keep(self._entry(payload, body, now))
-        self._meter.time("keep", (self._clock() - now) / 1000)
-        return 200, "accepted" if kept.new else "duplicate", kept.event, None
-
     # ------------------------------------------------------------ what comes in
 
-    def _check_headers(self, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def _check_headers(self, headers: Headers) -> None:
         content_type = b""
         for name, value in headers:
             if name == b"content-type":
@@ -157,7 +149,26 @@ class Door:
 
     # ------------------------------------------------------------ what is kept
 
-    def _entry(self, payload: Payload | Status, body: bytes, now: int) -> Entry:
+    def _entry(self, body: bytes, now: int) -> Entry:
+        """What is kept of a body; ``Refused`` if nothing may be."""
+        try:
+            payload = read_payload(body)
+        except NotJSON as error:
+            raise Refused(400, str(error)) from None
+        except Unfit as error:
+            self._verifier.check_account(None)
+            identity = of_body(body)
+            return Entry(*identity, now, "quarantined", "", "", "", "", body, reason=str(error))
+        if isinstance(payload, Status):
+            # One customer's status names no conversation: each message is a lane of its own.
+            account = phone = labels = ""
+            lane_of, message_type = payload.message_id, payload.status
+        else:
+            account, phone = payload.user_id, payload.phone_number
+            lane_of, message_type = phone, payload.message_type
+            labels = ", ".join(payload.labels)
+        if self._verifier.accounts:
+            self._verifier.check_account(None if isinstance(payload, Status) else account)
         try:
             key, fingerprint = self._identify(payload, body)
         except Exception:  # a rule of the user's own: anything may come out
@@ -168,42 +179,16 @@ class Door:
         def event() -> Event:
             return Event(payload, body, datetime.fromtimestamp(now / 1000, UTC))
 
-        matches = self._router.match(payload, event)
-        if isinstance(payload, Status):
-            # One customer's status names no conversation: each message is a lane of its own.
-            account, phone, lane_of = "", "", payload.message_id
-            message_type, labels = payload.status, ""
+        if matches := self._router.match(payload, event):
+            lane = _lane(account, lane_of)
+            jobs = tuple([NewJob(route.name, lane, problem) for route, problem in matches])
         else:
-            account, phone = payload.user_id, payload.phone_number
-            lane_of = phone
-            message_type, labels = payload.message_type, ", ".join(payload.labels)
-        lane = _lane(account, lane_of) if matches else 0
+            jobs = ()
+        kind = kind_of(payload)
         return Entry(
-            key,
-            fingerprint,
-            now,
-            kind_of(payload),
-            account,
-            phone,
-            message_type,
-            labels,
-            body,
-            tuple([NewJob(match.route.name, lane, match.problem) for match in matches]),
-            None,
-            payload,
-        )
-
-    async def _quarantine(
-        self, body: bytes, reason: str, now: int
-    ) -> tuple[int, str, int | None, str | None]:
-        assert self.inbox is not None
-        key, fingerprint = of_body(body)
-        entry = Entry(key, fingerprint, now, "quarantined", "", "", "", "", body, reason=reason)
-        kept = await self.inbox.keep(entry)
-        if not kept.new:
-            return 200, "duplicate", kept.event, None
-        log.warning("event %d is quarantined: %s", kept.event, reason, extra={"event": kept.event})
-        return 202, "quarantined", kept.event, reason
+            key, fingerprint, now, kind, account, phone, message_type, labels, body, jobs,
+            None, payload,
+        )  # fmt: skip
 
 
 class _Gone(Exception):

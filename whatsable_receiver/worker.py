@@ -88,7 +88,8 @@ class Worker(Generic[R]):
         self._concurrency = concurrency
         self._grace = grace
         self._log_phones = log_phones
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._lanes: dict[int, asyncio.Task[None]] = {}
+        self._started = 0  # lanes, so that each has a number
         self._askers: list[asyncio.Task[None]] = []
         self._taken: Counter[str] = Counter()  # lanes that run or are asked for, by route
         self._free = concurrency
@@ -103,6 +104,7 @@ class Worker(Generic[R]):
 
     def start(self) -> None:
         """Begin to ask for jobs."""
+        self._loop = asyncio.get_running_loop()
         if self._routes:
             self._askers = [asyncio.create_task(self._ask()) for _ in range(ASKERS)]
 
@@ -112,9 +114,9 @@ class Worker(Generic[R]):
         await _cancelled(self._askers)
         self._askers = []
         if self._lanes:
-            await asyncio.wait(self._lanes, timeout=self._grace)
+            await asyncio.wait(self._lanes.values(), timeout=self._grace)
         # A handler may shield itself from being cancelled; the process ends all the same.
-        if late := await _cancelled(self._lanes, within=1.0):
+        if late := await _cancelled(self._lanes.values(), within=1.0):
             log.warning("%d handlers do not stop; their leases will run out", late)
 
     # ------------------------------------------------------------ asking
@@ -185,40 +187,40 @@ class Worker(Generic[R]):
     def _start(self, run: Run) -> None:
         self._free -= 1
         self._taken[run.route] += 1
-        task = asyncio.create_task(self._lane(run))
-        self._lanes.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._lanes.discard(task)
-        self._room.set()
+        self._started = number = self._started + 1
+        # Each lane in a task of its own: what a handler leaves in its context, or does to its
+        # task, is gone with it.
+        self._lanes[number] = self._loop.create_task(self._lane(number, run))
 
     # ------------------------------------------------------------ one lane
 
-    async def _lane(self, run: Run) -> None:
+    async def _lane(self, number: int, run: Run) -> None:
         route = self._routes[run.route]
         left = iter(run.jobs)
-        since = self._clock()
+        since = 0
         try:
             for job in left:
                 if self._stopping:
                     self._leave(run, (job, *left))
                     return
-                await self._attempt(route, job, run)
-                if self._clock() != since:
+                ended = await self._attempt(route, job, run)
+                if ended != since and job is not run.jobs[-1]:
                     # A millisecond: let others have the loop, should no handler ever wait.
                     await asyncio.sleep(0)
-                    since = self._clock()
+                    since = ended
         except asyncio.CancelledError:
             self._leave(run, left)
             raise
         finally:
+            del self._lanes[number]
             self._free += 1
             self._taken[run.route] -= 1
+            self._room.set()
             if route.concurrency is not None:
                 self._freed.set()
 
-    async def _attempt(self, route: R, job: Job, run: Run) -> None:
+    async def _attempt(self, route: R, job: Job, run: Run) -> int:
+        """Run one job and settle it; when it ended, in milliseconds."""
         started = self._clock()
         if job.attempt == 1:
             self._meter.time("wait", (started - job.run_at) / 1000, route=route.name)
@@ -232,9 +234,9 @@ class Worker(Generic[R]):
             outcome = STOPPED if self._stopping else CANCELLED_ITSELF
             self._settle(route, job, run.lease, outcome, started)
             raise
-        self._settle(route, job, run.lease, outcome, started)
+        return self._settle(route, job, run.lease, outcome, started)
 
-    def _settle(self, route: R, job: Job, lease: int, outcome: Outcome, started: int) -> None:
+    def _settle(self, route: R, job: Job, lease: int, outcome: Outcome, started: int) -> int:
         now = self._clock()
         settled = settle(
             job, outcome, now, retries=route.retries, chance=self._chance(), strict=route.strict
@@ -258,6 +260,7 @@ class Worker(Generic[R]):
                 log.error("job %d is discarded: %s", job.id, reason, extra=extra)
             else:
                 log.warning("job %d %s: %s", job.id, word, reason, extra=extra)
+        return now
 
     def _leave(self, run: Run, jobs: Iterable[Job]) -> None:
         now = self._clock()

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from ..errors import NotFound, StateError
-from ..event import Stored
-from ..jobs import JOBS_PER_EVENT, Job, State
-from .base import KINDS, AttemptRecord, EventRecord, Filter, JobRecord, Retention, Stats
+from ...errors import NotFound, StateError
+from ...event import Stored
+from ...jobs import JOBS_PER_EVENT, Job, State
+from ..base import KINDS, AttemptRecord, EventRecord, Filter, JobRecord, Retention, Stats
 
 PRUNE_STEP = 64  # events changed at once: larger steps show in the p99 of acceptance
 PRUNE_WINDOW = 512  # events looked at

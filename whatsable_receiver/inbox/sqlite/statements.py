@@ -23,11 +23,13 @@ def _accept(size: int) -> str:
     # Naming (key, fingerprint) matters: a clash of ids must fail, not count as a redelivery.
     # The WHERE drops the padding, and keeps ON CONFLICT from being read as a join.
     row = "(" + ", ".join("?" * 13) + ")"
-    chosen = ", ".join(f"column{n}" for n in range(2, 14))
+    columns = [f"column{n}" for n in range(2, 14)]
+    columns[9:11] = "nullif(column11, '')", "nullif(column12, '')"  # reason and routes
+    chosen = ", ".join(columns)
     return (
         f"INSERT INTO events(id, {_COLUMNS}) "
         f"SELECT (SELECT coalesce(max(id), 0) FROM events) + column1, {chosen} "
-        f"FROM (VALUES {', '.join([row] * size)}) WHERE column1 IS NOT NULL "
+        f"FROM (VALUES {', '.join([row] * size)}) WHERE column1 > 0 "
         "ON CONFLICT(key, fingerprint) DO UPDATE SET deliveries = deliveries + excluded.deliveries"
     )
 
@@ -42,7 +44,7 @@ def _identify(size: int) -> str:
 
 ACCEPT = {size: _accept(size) for size in LADDER}
 IDENTIFY = {size: _identify(size) for size in LADDER}
-PADDING = (None,) * 13
+PADDING = [0] * 13
 
 # In:  [[id, lease, state, run_at, attempt, spent, started_at, ended_at, reason], ...]
 SAVE = """

@@ -1,7 +1,7 @@
-"""The inbox in one SQLite file: one thread writes, whoever waits at that moment commits together.
+"""The event loop's side: whoever waits at that moment commits together.
 
-The event loop collects deliveries, outcomes and a wish for work, and hands them to the writer's
-thread as one cycle (``sqlite_writer``); the answers come back with one call.
+The loop collects deliveries, outcomes and a wish for work, and hands them to the writer's thread
+as one cycle; the answers come back with one call.
 """
 
 from __future__ import annotations
@@ -13,19 +13,17 @@ import sqlite3
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from ..errors import ConfigurationError, Unavailable
-from ..event import Stored
-from ..jobs import not_begun
-from ..telemetry import Meter, Silence
-from . import sqlite_queries as queries
-from .base import (
+from ...errors import Unavailable
+from ...event import Stored
+from ...jobs import not_begun
+from ...telemetry import Meter, Silence
+from ..base import (
     Entry,
     EventRecord,
     Filter,
@@ -37,7 +35,12 @@ from .base import (
     Stats,
     Want,
 )
-from .sqlite_writer import LARGEST_CYCLE, Act, Claimed, Cycle, Waiting, Wants, Writer, connect
+from . import queries
+from .accept import Ring
+from .cycle import Act, Claimed, Cycle, Waiting, Wants
+from .line import Line
+from .reader import Reader
+from .writer import LARGEST_CYCLE, Writer
 
 log = logging.getLogger("whatsable_receiver.inbox")
 T = TypeVar("T")
@@ -83,13 +86,11 @@ class SQLiteInbox:
         self._waiting: deque[Waiting] = deque()
         self._waiting_bytes = 0
         self._saves: list[Settled] = []
-        self._claims: deque[tuple[Wants, asyncio.Future[Claimed]]] = deque()
+        self._line = Line()
         self._acts: deque[Act] = deque()
         self._acted = False  # the newest transaction was an act
         self._in_flight: Cycle | Act | None = None
         self._flush_due = False
-        self._bare: set[str] = set()  # routes of which the last claim left nothing to claim
-        self._shaken = 0  # how often all of that became doubtful
         self._due: int | None = None
         self._pruned_to = 0
         self._emptied_until = 0  # no finished event up to this one has a body
@@ -116,16 +117,14 @@ class SQLiteInbox:
             lease_ms=self._lease_ms,
             meter=self._meter,
             create=self._create,
-            quarantine=self._quarantine,
+            ring=Ring(*self._quarantine),
             done=self._tell,
         )
-        self._reader = ThreadPoolExecutor(1, "whatsable-inbox-reader")
-        self._reading: sqlite3.Connection | None = None
-        self._reading_file: tuple[int, int] | None = None
+        self._reader = Reader(self.path)
         try:
-            await self._loop.run_in_executor(self._reader, self._writer.start_up)
+            await self._reader.run(self._writer.start_up)
         except BaseException:
-            self._reader.shutdown(wait=False)
+            await self._reader.close()
             raise
         self._thread = threading.Thread(
             target=self._writer.run, name="whatsable-inbox-writer", daemon=True
@@ -133,7 +132,7 @@ class SQLiteInbox:
         self._thread.start()
         self._open = True
         self._poll_later()
-        self._due_at(self._writer.due)
+        self._due_at(self._writer.claims.due)
 
     async def close(self) -> None:
         """Write what is still to be written, and let go of the file."""
@@ -143,9 +142,7 @@ class SQLiteInbox:
         for timer in (self._poll_timer, self._due_timer):
             if timer:
                 timer.cancel()
-        for _, claim in self._claims:
-            claim.cancel()
-        self._claims.clear()
+        self._line.leave()
         deadline = self._loop.time() + self._keep_timeout
         while self._in_flight or self._saves or self._waiting or self._acts:
             self._flush()
@@ -162,15 +159,13 @@ class SQLiteInbox:
         for answer in (*(one.answer for one in waiting), *(act.answer for act in acts)):
             if not answer.done():
                 answer.set_exception(gone)
-        for _, claim in self._claims:  # was being asked for when the others were cancelled
-            claim.cancel()
+        self._line.leave()  # who was being asked for when the others left
         if isinstance(stuck, Cycle) and stuck.claim:
             stuck.claim.cancel()
         self._writer.tasks.put(None)
         # A daemon: should another process hold the lock for ever, we do not wait for ever.
-        await self._loop.run_in_executor(self._reader, self._thread.join, self._keep_timeout)
-        await self._loop.run_in_executor(self._reader, self._stop_reading)
-        self._reader.shutdown(wait=False)
+        await self._reader.run(lambda: self._thread.join(self._keep_timeout))
+        await self._reader.close()
 
     # ------------------------------------------------------------ the verbs of acceptance and work
 
@@ -195,9 +190,9 @@ class SQLiteInbox:
         if not self._open:
             raise Unavailable("the inbox is not open")
         answer: asyncio.Future[Claimed] = self._loop.create_future()
-        self._claims.append((Wants(wants, lanes), answer))
+        self._line.join((Wants(wants, lanes), answer))
         self._claiming = True
-        if self._next_claim(take=False):
+        if self._line.stirs:
             self._stir()
         try:
             claimed = await answer
@@ -225,27 +220,27 @@ class SQLiteInbox:
     async def read(self, ids: Iterable[int]) -> dict[int, EventRecord]:
         """Events by number, with body and jobs; those that are not there are left out."""
         wanted = list(ids)
-        return await self._read(lambda db: queries.records(db, wanted))
+        return await self._reader.read(lambda db: queries.records(db, wanted))
 
     async def stored(self, id_: int) -> Stored | None:
         """What one event is made of; None where retention has taken the body."""
-        return await self._read(lambda db: queries.body(db, id_))
+        return await self._reader.read(lambda db: queries.body(db, id_))
 
     async def find(self, filter: Filter) -> list[EventRecord]:
         """Events by filter, newest first, without bodies."""
-        return await self._read(lambda db: queries.find(db, filter))
+        return await self._reader.read(lambda db: queries.find(db, filter))
 
     async def stats(self) -> Stats:
         """Numbers for people, health and metrics."""
-        return await self._read(queries.stats)
+        return await self._reader.read(queries.stats)
 
     async def unfinished(self) -> dict[str, int]:
         """How many unfinished jobs each route has, routes that no code has any more included."""
-        return await self._read(queries.unfinished)
+        return await self._reader.read(queries.unfinished)
 
     async def oldest_available_at(self) -> datetime | None:
         """When the longest-waiting claimable job became so."""
-        return await self._read(queries.oldest_available)
+        return await self._reader.read(queries.oldest_available)
 
     async def ping(self) -> None:
         """``Unavailable`` where nothing could be written now.
@@ -314,16 +309,11 @@ class SQLiteInbox:
             self._acted = False
             waiting = self._next_waiting()
             saves, self._saves = self._saves, []
-            for one in waiting:
-                self._bare.difference_update([job.route for job in one.entry.jobs])
-            for save in saves:
-                self._bare.discard(save.job.route)
-                if save.job.attempt > 1:
-                    self._bare.clear()  # it may have stood alone, and others may run now
-            wants, claim = self._next_claim() or (None, None)
+            self._line.filled(waiting, saves)
+            wants, claim = self._line.next() or (None, None)
             if not (waiting or saves or claim):
                 return
-            cycle = Cycle(waiting, saves, wants, claim, self._shaken)
+            cycle = Cycle(waiting, saves, wants, claim, self._line.shaken)
         self._in_flight = cycle
         self._watch()
         self._writer.tasks.put(cycle)
@@ -337,20 +327,8 @@ class SQLiteInbox:
                 waiting.append(one)
         return waiting
 
-    def _next_claim(self, *, take: bool = True) -> tuple[Wants, asyncio.Future[Claimed]] | None:
-        """The first who still waits and asks for a route that may have something."""
-        self._claims = deque(asked for asked in self._claims if not asked[1].done())
-        for n, (wants, claim) in enumerate(self._claims):
-            if any(want.route not in self._bare for want in wants.routes):
-                if take:
-                    del self._claims[n]
-                return wants, claim
-        return None
-
     def _shake(self) -> None:
-        """Anything may be claimable again: something changed that no cycle of ours told of."""
-        self._bare.clear()
-        self._shaken += 1
+        self._line.shake()
         self._stir()
 
     def _tell(self, cycle: Cycle | Act, due: int | None, answer: object) -> None:
@@ -376,19 +354,17 @@ class SQLiteInbox:
             self._stir()
             return
         if cycle.error:
-            self._bare.clear()  # some rows may have been kept one by one
+            self._line.shake()  # some rows may have been kept one by one
             self._recent.clear()  # should the file be another one now, its numbers are too
             self._recent_bytes = 0
             # Outcomes are facts: they wait for the next transaction that works.
             self._saves = cycle.saves + self._saves
             if cycle.claim and cycle.wants is not None and not cycle.claim.done():
-                self._claims.appendleft((cycle.wants, cycle.claim))
+                self._line.join((cycle.wants, cycle.claim), first=True)
             self._loop.call_later(PAUSE, self._stir)
         else:
-            nothing_left = cycle.claimed is not None and not cycle.claimed.more
-            if nothing_left and cycle.wants and cycle.shaken == self._shaken:
-                self._bare.update([want.route for want in cycle.wants.routes])
-            if self._waiting or self._saves or self._acts or self._next_claim(take=False):
+            self._line.answered(cycle)
+            if self._waiting or self._saves or self._acts or self._line.stirs:
                 self._flush()  # the writer goes on while the answers are dealt out
         for one, kept in zip(cycle.waiting, cycle.kept, strict=True):
             if one.answer.done():
@@ -405,8 +381,8 @@ class SQLiteInbox:
             elif cycle.claimed.runs:
                 cycle.claim.set_result(cycle.claimed)
             elif cycle.wants is not None:
-                self._claims.append((cycle.wants, cycle.claim))
-                if self._next_claim(take=False):
+                self._line.join((cycle.wants, cycle.claim))
+                if self._line.stirs:
                     self._stir()
 
     def _remember(self, id_: int, entry: Entry) -> None:
@@ -461,8 +437,10 @@ class SQLiteInbox:
     def _poll(self) -> None:
         """Once a second: did another process write to the file?"""
         self._poll_later()
-        if self._claims and not self._acts:
-            self._act(self._writer.changed_elsewhere, shakes=True).add_done_callback(_look_away)
+        if self._line and not self._acts:
+            self._act(self._writer.claims.changed_elsewhere, shakes=True).add_done_callback(
+                _look_away
+            )
 
     def _act(
         self, work: Callable[[sqlite3.Connection], T], *, shakes: bool = False
@@ -474,53 +452,24 @@ class SQLiteInbox:
         self._stir()
         return answer
 
-    # ------------------------------------------------------------ reading, on a thread of its own
-
-    async def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def reading() -> T:
-            stat = os.stat(self.path)  # another file may stand there by now
-            file = stat.st_dev, stat.st_ino
-            if file != self._reading_file:
-                self._stop_reading()
-            if self._reading is None:
-                self._reading, self._reading_file = connect(self.path), file
-                self._reading.execute("PRAGMA query_only = ON")
-            try:
-                return work(self._reading)
-            except sqlite3.Error:
-                self._stop_reading()
-                raise
-
-        try:
-            return await self._loop.run_in_executor(self._reader, reading)
-        except (sqlite3.Error, OSError, ConfigurationError) as error:
-            raise Unavailable(f"the inbox cannot be read: {error}") from error
-
-    def _stop_reading(self) -> None:
-        if self._reading is not None:
-            self._reading.close()
-            self._reading = None
-
     async def _with_events(self, runs: list[Run]) -> list[Run]:
-        missing = set()
-        recent = self._recent
+        missing: dict[int, list[Run]] = {}
         for run in runs:
             for job in run.jobs:
                 id_ = job.event_id
-                if id_ in recent:
-                    run.events[id_] = recent[id_]
+                if stored := self._recent.get(id_):
+                    run.events[id_] = stored
                 else:
-                    missing.add(id_)
-        rows: dict[int, Stored] = {}
+                    missing.setdefault(id_, []).append(run)
         if missing:
             try:
-                rows = await self._read(lambda db: queries.bodies(db, missing))
+                rows = await self._reader.read(lambda db: queries.bodies(db, missing))
             except Unavailable as error:  # each lane will ask for its own
                 log.warning("claimed jobs are without their events: %s", error)
-        for run in runs:
-            for job in run.jobs:
-                if job.event_id in rows:
-                    run.events[job.event_id] = rows[job.event_id]
+                return runs
+            for id_, stored in rows.items():
+                for run in missing[id_]:
+                    run.events[id_] = stored
         return runs
 
 
