@@ -219,14 +219,14 @@ async def test_a_job_can_be_born_discarded(store: Inbox) -> None:
 
 async def test_who_asks_for_health_takes_turns_with_deliveries(store: Inbox) -> None:
     """Promise 8: however many ask whether it is well, a delivery waits for one or two of them."""
-    pings = [asyncio.ensure_future(store.ping()) for _ in range(100)]
+    checks = [asyncio.ensure_future(store.check()) for _ in range(100)]
     await asyncio.sleep(0)
     answers = []
     for n in range(1, 6):
         answers.append((await keep(store, entry(n))).new)
-        assert sum(ping.done() for ping in pings) <= 3 * n
+        assert sum(one.done() for one in checks) <= 3 * n
     assert answers == [True] * 5
-    await asyncio.wait_for(asyncio.gather(*pings), 10)
+    await asyncio.wait_for(asyncio.gather(*checks), 10)
 
 
 # ---------------------------------------------------------------- keep, when it cannot
@@ -305,7 +305,7 @@ async def test_before_open_and_after_close_nothing_is_promised(database: Databas
     with pytest.raises(Unavailable):
         await store.claim([ANSWER], 1)
     with pytest.raises(Unavailable):
-        await store.ping()
+        await store.check()
 
 
 async def test_close_writes_what_is_left(database: Database) -> None:
@@ -332,9 +332,9 @@ async def test_close_twice_is_close_once(database: Database) -> None:
     await store.close()
 
 
-async def test_an_open_inbox_answers_a_ping(store: Inbox) -> None:
+async def test_an_open_inbox_answers_a_check(store: Inbox) -> None:
     """Health asks whether something could be written now."""
-    await store.ping()
+    await store.check()
 
 
 # ---------------------------------------------------------------- claim
@@ -915,7 +915,7 @@ async def test_the_numbers_are_right(database: Database, store: Inbox) -> None:
         "held": 0,
     }
     assert stats.oldest_available_at == datetime.fromtimestamp(NOON / 1000 + 2, UTC)
-    assert await store.oldest_available_at() == stats.oldest_available_at
+    assert await store.check() == stats.oldest_available_at
     assert stats.unfinished == await store.unfinished() == {"answer": 2}
     assert stats.bytes > 0
 
@@ -925,7 +925,7 @@ async def test_an_empty_inbox_has_numbers_too(store: Inbox) -> None:
     stats = await store.stats()
     assert set(stats.events.values()) == set(stats.jobs.values()) == {0}
     assert stats.oldest_available_at is None
-    assert await store.oldest_available_at() is None
+    assert await store.check() is None
 
 
 # ---------------------------------------------------------------- retention

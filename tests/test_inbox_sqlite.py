@@ -387,12 +387,12 @@ async def test_a_look_whose_asker_has_gone_is_not_taken(
     store: SQLiteInbox, commits: Commits
 ) -> None:
     """Promise 8: who asks and goes away costs the writer nothing."""
-    pings = [asyncio.ensure_future(store.ping()) for _ in range(200)]
+    checks = [asyncio.ensure_future(store.check()) for _ in range(200)]
     await asyncio.sleep(0)
     before = commits.seen
-    for ping in pings:
-        ping.cancel()
-    await asyncio.gather(*pings, return_exceptions=True)
+    for one in checks:
+        one.cancel()
+    await asyncio.gather(*checks, return_exceptions=True)
     for n in (1, 2, 3):
         await keep(store, entry(n))
     assert commits.seen - before <= 5
@@ -638,7 +638,7 @@ async def test_close_ends_while_another_holds_the_file_for_ever(
     try:
         ask: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "a delivery": lambda: keep(store, entry(1, jobs=(NewJob("answer", 1),))),
-            "a look": store.ping,
+            "a look": store.check,
             "a claim": lambda: store.claim([ANSWER], 1),
         }
         asked = {first: asyncio.ensure_future(ask[first]())}

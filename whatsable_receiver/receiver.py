@@ -232,8 +232,7 @@ class Receiver(Router):
             return answer
         try:
             async with asyncio.timeout(HEALTH_TIMEOUT):
-                oldest = await self._inbox.oldest_available_at()
-                await self._inbox.ping()
+                oldest = await self._inbox.check()
         except (TimeoutError, Unavailable) as error:
             log.warning("the inbox is not well: %s", error or "it does not answer")
             return answer

@@ -213,11 +213,9 @@ class Inbox(Protocol):
     async def unfinished(self) -> dict[str, int]:
         """How many unfinished jobs each route has, routes that no code has any more included."""
 
-    async def oldest_available_at(self) -> datetime | None:
-        """When the longest-waiting claimable job became so; None when nothing waits."""
-
-    async def ping(self) -> None:
-        """``Unavailable`` where nothing could be written now."""
+    async def check(self) -> datetime | None:
+        """When the longest-waiting claimable job became so, or None where nothing waits;
+        ``Unavailable`` where nothing could be written now."""
 
     async def prune(self, retention: Retention) -> int:
         """One small step of retention; how many events it touched, 0 when nothing more is due."""

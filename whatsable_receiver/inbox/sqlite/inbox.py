@@ -238,18 +238,17 @@ class SQLiteInbox:
         """How many unfinished jobs each route has, routes that no code has any more included."""
         return await self._reader.read(queries.unfinished)
 
-    async def oldest_available_at(self) -> datetime | None:
-        """When the longest-waiting claimable job became so."""
-        return await self._reader.read(queries.oldest_available)
+    async def check(self) -> datetime | None:
+        """When the longest-waiting claimable job became so; ``Unavailable`` where nothing could
+        be written now.
 
-    async def ping(self) -> None:
-        """``Unavailable`` where nothing could be written now.
-
-        An empty transaction, and a real one once something failed: a full disk takes the empty.
+        It writes an empty transaction, and a real one once something failed: a full disk takes
+        the empty.
         """
         wounded = self.last_error is not None
         await self._act(queries.write_nothing if wounded else lambda db: None)
         self.last_error = None
+        return await self._reader.read(queries.oldest_available)
 
     async def resubmit(self, jobs: Iterable[int]) -> int:
         """Make discarded jobs available again with a fresh budget; ``StateError`` names others."""
