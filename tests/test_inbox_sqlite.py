@@ -20,7 +20,7 @@ import pytest
 
 from whatsable_receiver.errors import ConfigurationError, Unavailable
 from whatsable_receiver.inbox.base import Filter, Kept, NewJob, Retention, Run, Want
-from whatsable_receiver.inbox.sqlite import SQLiteInbox, claims, queries, statements
+from whatsable_receiver.inbox.sqlite import SQLiteInbox, claims, retention, statements
 from whatsable_receiver.inbox.sqlite import file as sqlite_file
 from whatsable_receiver.inbox.sqlite.file import connect, migrate
 from whatsable_receiver.inbox.sqlite.locks import FileLock
@@ -716,7 +716,7 @@ async def test_a_slow_reader_does_not_stop_acceptance(database: SQLiteDatabase) 
 
 def test_the_steps_of_pruning_are_small() -> None:
     """Larger steps show in the p99 of acceptance."""
-    assert queries.PRUNE_STEP <= 64
+    assert retention.PRUNE_STEP <= 64
 
 
 async def test_close_waits_for_no_claim(database: SQLiteDatabase) -> None:

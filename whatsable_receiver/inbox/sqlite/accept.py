@@ -9,7 +9,7 @@ from typing import Any
 
 from ...jobs import State
 from ..base import KINDS, Entry, Kept
-from . import queries
+from .retention import evict
 from .statements import ACCEPT, IDENTIFY, LADDER, PADDING
 
 LARGEST_BATCH = LADDER[-1]
@@ -123,4 +123,4 @@ class Ring:
                 self._new_bytes += len(entry.raw)
         if self._new_rows * 16 > self._rows or self._new_bytes * 16 > self._size:
             self._new_rows = self._new_bytes = 0
-            queries.evict(db, self._rows, self._size, step=LARGEST_BATCH)
+            evict(db, self._rows, self._size, step=LARGEST_BATCH)

@@ -40,15 +40,14 @@ from .accept import Ring
 from .cycle import Act, Claimed, Cycle, Waiting, Wants
 from .line import Line
 from .reader import Reader
+from .recent import Recent
+from .retention import Sweep, evict
 from .writer import LARGEST_CYCLE, Writer
 
 log = logging.getLogger("whatsable_receiver.inbox")
 T = TypeVar("T")
 
-LATE_FINISHERS_MS = 3_600_000  # how often retention looks again at events it has passed
 PAUSE = 0.25  # seconds after a transaction that failed
-RECENT_EVENTS = 1024
-RECENT_BYTES = 8 << 20
 
 
 class SQLiteInbox:
@@ -92,13 +91,9 @@ class SQLiteInbox:
         self._in_flight: Cycle | Act | None = None
         self._flush_due = False
         self._due: int | None = None
-        self._pruned_to = 0
-        self._emptied_until = 0  # no finished event up to this one has a body
-        self._emptied_since = 0
-        # Events that came just now, so that the jobs on them need not read them: oldest first.
-        self._recent: dict[int, Stored] = {}
-        self._recent_bytes = 0
-        self._claiming = False
+        self._sweep = Sweep()
+        self._recent = Recent()
+        self._claiming = False  # somebody has asked for jobs
         self._due_timer: asyncio.TimerHandle | None = None
         self._deadline_timer: asyncio.TimerHandle | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -259,28 +254,17 @@ class SQLiteInbox:
     async def prune(self, retention: Retention) -> int:
         """One small step of retention; how many events it touched."""
         rows, size = self._quarantine
-        touched = await self._act(lambda db: queries.evict(db, rows, size))
+        touched = await self._act(lambda db: evict(db, rows, size))
         if touched:
             self._meter.count("quarantine_evicted", touched)
             log.warning("%d quarantined bodies made room for newer ones", touched)
         now = self._clock()
-        if abs(now - self._emptied_since) > LATE_FINISHERS_MS:
-            self._emptied_since, self._emptied_until = now, 0
+        self._sweep.begin(now)
         while not touched:
-            step = await self._act(
-                partial(
-                    queries.prune,
-                    retention=retention,
-                    now=now,
-                    after=self._pruned_to,
-                    emptied_until=self._emptied_until,
-                )
-            )
-            self._pruned_to = step.after
+            step = await self._act(partial(self._sweep.step, retention=retention, now=now))
+            self._sweep.done(step)
             touched = step.bodies + step.events
             if step.ended:
-                self._emptied_until = max(self._emptied_until, step.after)
-                self._pruned_to = 0
                 break
         if touched:
             self._meter.count("pruned", touched)
@@ -354,8 +338,7 @@ class SQLiteInbox:
             return
         if cycle.error:
             self._line.shake()  # some rows may have been kept one by one
-            self._recent.clear()  # should the file be another one now, its numbers are too
-            self._recent_bytes = 0
+            self._recent.forget()
             # Outcomes are facts: they wait for the next transaction that works.
             self._saves = cycle.saves + self._saves
             if cycle.claim and cycle.wants is not None and not cycle.claim.done():
@@ -371,7 +354,7 @@ class SQLiteInbox:
             if isinstance(kept, Kept):
                 one.answer.set_result(kept)
                 if kept.new and one.entry.jobs and self._claiming:
-                    self._remember(kept.event, one.entry)
+                    self._recent.add(kept.event, one.entry)
             else:
                 one.answer.set_exception(kept)
         if cycle.claimed is not None and cycle.claim is not None:
@@ -383,15 +366,6 @@ class SQLiteInbox:
                 self._line.join((cycle.wants, cycle.claim))
                 if self._line.stirs:
                     self._stir()
-
-    def _remember(self, id_: int, entry: Entry) -> None:
-        if entry.payload is None:
-            return
-        self._recent[id_] = Stored(entry.raw, entry.received_at, entry.payload)
-        self._recent_bytes += len(entry.raw)
-        while len(self._recent) > RECENT_EVENTS or self._recent_bytes > RECENT_BYTES:
-            oldest = self._recent.pop(next(iter(self._recent)))
-            self._recent_bytes -= len(oldest.raw)
 
     def _give_back(self, runs: list[Run]) -> None:
         now = self._clock()
