@@ -78,10 +78,12 @@ def _oldest_first(items: tuple[HistoryItem, ...]) -> tuple[HistoryItem, ...]:
     """
     if len(items) < 2:
         return items
-    moments = _filled([item.timestamp for item in items])
+    moments = [item.timestamp for item in items]
     # Aware datetimes of pydantic's own zone compare slowly: each comparison asks both for their
     # offset. All of these are in UTC, so their parts say the same, three times as fast.
-    times = [(moment.date(), moment.time()) for moment in moments]
+    times = [(moment.date(), moment.time()) for moment in moments if moment]
+    if len(times) < len(items):
+        times = [(moment.date(), moment.time()) for moment in _filled(moments)]
     if times[0] >= times[-1]:
         items = items[::-1]
         times.reverse()
