@@ -15,7 +15,7 @@ from .locks import FileLock
 
 log = logging.getLogger("whatsable_receiver.inbox")
 
-CHECKPOINT_BYTES = 4 << 20  # of log, roughly: small steps keep the pause of one short
+CHECKPOINT_BYTES = 8 << 20  # of log, roughly: small steps keep the pause of one short
 SCHEMA = 1
 APPLICATION_ID = 0x57684162  # "WhAb": tells our files from those of other programs
 # A transaction that failed so leaves its connection as good as it was.
@@ -172,13 +172,13 @@ class DatabaseFile:
         except BaseException:
             db.close()
             raise
-        if fresh:
-            # The file's name is stable only once its folder is synced.
-            folder = os.open(self.path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+        # The name of a file is stable only once its folder is synced. SQLite does that for a log
+        # that it makes, unless it was built without; each connection may have made one.
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
         self.db, self._inode = db, inode
         return db
 

@@ -7,6 +7,7 @@ twice: so few statements, whole batches in and out as one text, and nothing row 
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import sqlite3
 import time
@@ -27,6 +28,10 @@ from .statements import ACCEPT_TRIGGER
 log = logging.getLogger("whatsable_receiver.inbox")
 
 LARGEST_CYCLE = LARGEST_BATCH  # deliveries
+IDLE = 0.5  # seconds, then the log goes into the file; the loop looks in once a second
+# What is written to the log, as measured: whole pages of 8 KiB, so mostly by the batch.
+LOG_ACCEPT, LOG_DELIVERY = 32_000, 2_000  # bytes; a delivery's body comes on top
+LOG_WORK, LOG_JOB = 12_000, 100
 
 
 class Writer:
@@ -92,9 +97,10 @@ class Writer:
         self._file.close()
 
     def _patience(self) -> float | None:
-        if self.claims.renew_at is not None:
-            return max(self._pause, min(1.0, self.claims.renew_at - time.monotonic()))
-        return 1.0 if self._file.logged else None
+        idle = IDLE if self._file.logged else None
+        if self.claims.renew_at is None:
+            return idle
+        return max(self._pause, min(idle or math.inf, self.claims.renew_at - time.monotonic()))
 
     def _renew_if_due(self) -> None:
         if self.claims.renew_at is None or time.monotonic() < self.claims.renew_at:
@@ -149,12 +155,15 @@ class Writer:
             entries = [one.entry for one in cycle.waiting]
             cycle.kept = accept(db, entries, self.claims.routes)
             self._ring.guard(db, entries)
-            self._file.logged += 600 + sum([200 + len(entry.raw) for entry in entries])
+            bodies = sum([len(entry.raw) for entry in entries])
+            self._file.logged += LOG_ACCEPT + LOG_DELIVERY * len(entries) + bodies
+        jobs = len(cycle.saves)
         if cycle.wants is not None:
             self.claims.wake(db, now)
             cycle.claimed = self.claims.claim(db, cycle.wants, now)
-            self._file.logged += 100 * sum([len(run.jobs) for run in cycle.claimed.runs])
-        self._file.logged += 100 * len(cycle.saves)
+            jobs += sum([len(run.jobs) for run in cycle.claimed.runs])
+        if jobs:
+            self._file.logged += LOG_WORK + LOG_JOB * jobs
 
     def _one_by_one(self, waiting: Sequence[Waiting]) -> list[Kept | Unavailable]:
         """Each in a transaction of its own: some row among them cannot be stored."""

@@ -1,0 +1,1 @@
+"""The power goes: a disk that forgets what was not synced, put under a real server."""
