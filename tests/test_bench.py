@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
 from .bench import bodies
 from .bench.load import Load, run
 from .bench.rows import Floor
+from .bench.sections import SECTIONS
 from .bench.server import accepts, serve
 
 
 @pytest.mark.parametrize("generator", ["auto", "python"])
 def test_the_load_counts_answers_of_a_server_that_is_gone_afterwards(generator: str) -> None:
     """A bare endpoint answers more than nothing, and does not outlive its measurement."""
-    pytest.importorskip("uvloop")
     with serve("bare") as server:
         report = run(Load(port=server.port, connections=8, seconds=1, generator=generator))
         assert report.rate > 0
@@ -26,7 +28,6 @@ def test_the_load_counts_answers_of_a_server_that_is_gone_afterwards(generator: 
 
 def test_a_count_is_kept_to_the_request() -> None:
     """A load bounded by count sends so many requests and gets an answer to each."""
-    pytest.importorskip("uvloop")
     with serve("bare") as server:
         report = run(Load(port=server.port, connections=4, seconds=10, count=100))
     assert report.requests == 100
@@ -35,7 +36,6 @@ def test_a_count_is_kept_to_the_request() -> None:
 
 def test_a_run_with_other_answers_than_2xx_is_void() -> None:
     """A server that refuses quickly is not a fast server."""
-    pytest.importorskip("uvloop")
     with serve("bare") as server:
         load = Load(port=server.port, path="/nothing", connections=4, seconds=10, count=20)
         flaw = run(load).flaw
@@ -72,3 +72,10 @@ def test_a_figure_is_told_how_far_it_misses_its_floor(
 ) -> None:
     """A verdict is ok, or says by how much it is not."""
     assert floor.verdict(value) == verdict
+
+
+def test_every_section_has_its_name() -> None:
+    """What the command line offers is a module that runs, and no module is left out."""
+    folder = Path(__file__).parent / "bench" / "sections"
+    assert {file.stem for file in folder.glob("[a-z]*.py")} == set(SECTIONS)
+    assert all(import_module(f"tests.bench.sections.{name}").run for name in SECTIONS)

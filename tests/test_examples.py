@@ -78,7 +78,7 @@ def message(phone: str, text: str, *, labels: str = "", second: int = 0) -> byte
     ).encode()
 
 
-def test_the_agent_writes_one_answer_for_each_text(tmp_path: Path):
+def test_the_agent_writes_one_answer_for_each_text(tmp_path: Path) -> None:
     """A redelivery is answered once, and a conversation that a human has is left alone."""
     answers = tmp_path / "answers"
     with example("agent:receiver", tmp_path, ANSWERS=str(answers)) as server:
@@ -97,7 +97,9 @@ def test_the_agent_writes_one_answer_for_each_text(tmp_path: Path):
     ("labels", "queue"),
     [("billing, support", "billing"), ("VIP", "support"), ("support-billing", "inbox")],
 )
-def test_the_helpdesk_gets_one_ticket_in_the_right_queue(tmp_path: Path, labels: str, queue: str):
+def test_the_helpdesk_gets_one_ticket_in_the_right_queue(
+    tmp_path: Path, labels: str, queue: str
+) -> None:
     """The first label that matches decides; what no label claims is a ticket as well."""
     url = "http://127.0.0.1:{port}/stand-in/tickets"
     with example("helpdesk:app", tmp_path, HELPDESK=url) as server:
@@ -117,7 +119,7 @@ def test_the_helpdesk_gets_one_ticket_in_the_right_queue(tmp_path: Path, labels:
         assert ticket["customer"] == "4915112345"
 
 
-def test_every_example_is_run_by_a_test():
+def test_every_example_is_run_by_a_test() -> None:
     """A file in ``examples/`` that no test here starts would rot."""
     source = Path(__file__).read_text()
     for file in EXAMPLES.glob("*.py"):

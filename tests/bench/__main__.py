@@ -51,16 +51,16 @@ def main(arguments: list[str] | None = None) -> int:
 def measured(name: str, options: Options) -> list[Row]:
     """The rows of a section; one that broke is a row that says so, and the others go on."""
     try:
-        section = import_module(f"tests.bench.sections.{SECTIONS[name]}")
+        section = import_module(f"tests.bench.sections.{name}")
         others = watch()
         rows: list[Row] = section.run(options)
+        share = others()
     except Exception as error:  # one section's trouble must not cost the hour of the others
         last = str(error).strip().replace("\\n", " ")[-400:]
         return [Row(section=name, what=name, void=f"broken: {type(error).__name__}: {last}")]
-    share = others()
-    if share is None or share <= TOLERATED:
-        return rows
-    return [replace(row, doubt=f"others used {share:.0%} of the machine") for row in rows]
+    busy = share is not None and share > TOLERATED
+    doubt = f"others used {share:.0%} of the machine" if busy else None
+    return [replace(row, section=name, doubt=doubt) for row in rows]
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .bodies import FIRST_PHONE, FIRST_SECOND, body
+from whatsable_receiver.jobs import State
 
-ACCOUNT = "5d0c2b1e-7a43-4f0e-9d52-1c6f3a7be210"
-AVAILABLE, RETRYABLE = 0, 1
+from .bodies import ACCOUNT, FIRST_PHONE, FIRST_SECOND, PHONES, body
+
 LATER = 6 * 3600 * 1000  # milliseconds until the waiting tenth is due: not in this run
 
 EVENT = (
@@ -25,6 +25,11 @@ EVENT = (
     " VALUES (?, ?, ?, ?, 0, ?, ?, 'text', 'orders, returns', ?)"
 )
 JOB = "INSERT INTO jobs(id, lane, state, run_at, attempt, spent) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 @contextmanager
@@ -48,7 +53,7 @@ def fill_jobs(database: Path, jobs: int, conversations: int) -> int:
     Every tenth job has failed once and waits for its next attempt.
     """
     rng = random.Random(11)
-    now = time.time_ns() // 1_000_000
+    now = now_ms()
     lanes = [rng.getrandbits(48) for _ in range(conversations)]
     numbers = range(1, jobs + 1)
     with _bulk(database) as connection:
@@ -80,12 +85,11 @@ def fill_jobs(database: Path, jobs: int, conversations: int) -> int:
 
 def _standing(n: int, now: int) -> tuple[int, int, int, int]:
     """State, run_at, attempt and spent."""
-    return (AVAILABLE, now, 0, 0) if n % 10 else (RETRYABLE, now + LATER, 1, 1)
+    return (State.AVAILABLE, now, 0, 0) if n % 10 else (State.RETRYABLE, now + LATER, 1, 1)
 
 
 def fill_keys(database: Path, keys: int) -> list[tuple[bytes, bytes]]:
     """Known keys whose bodies retention has taken; a random sample of them, at most 100,000."""
-    now = time.time_ns() // 1_000_000
     with _bulk(database) as connection:
         connection.create_function("prefix", 1, lambda second: second.to_bytes(4, "big"))
         # Four a second, up to the moment where the load begins. Pasting a blob to a blob makes
@@ -96,15 +100,17 @@ def fill_keys(database: Path, keys: int) -> list[tuple[bytes, bytes]]:
                                labels)
             WITH RECURSIVE k(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM k WHERE n < :keys)
             SELECT n, CAST(prefix(:last - (:keys - n) / 4) || randomblob(12) AS BLOB),
-                   randomblob(16), :now, 0, :account, :phone + n % 20000, 'text', 'orders, returns'
+                   randomblob(16), :now, 0, :account, :phone + n % :phones, 'text',
+                   'orders, returns'
             FROM k
             """,
             {
                 "keys": keys,
                 "last": FIRST_SECOND - 1,
-                "now": now,
+                "now": now_ms(),
                 "account": ACCOUNT,
                 "phone": FIRST_PHONE,
+                "phones": PHONES,
             },
         )
         sample: list[tuple[bytes, bytes]] = connection.execute(

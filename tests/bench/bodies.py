@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import string
-from collections.abc import Iterator
 from datetime import UTC, datetime
 
+ACCOUNT = "5d0c2b1e-7a43-4f0e-9d52-1c6f3a7be210"
 PHONES = 20_000
 FIRST_PHONE = 15_550_000_000
 VARIANTS = 48  # so that no cache anywhere profits from a repeated text
 FIRST_SECOND = 1_790_000_000
 PER_SECOND = 1_000  # messages that share a second; their texts and milliseconds differ
 STAMP = 20  # digits; the text begins with the moment of sending, or with zeros
-
-_MARKS = ("%text%", "%iso%", "%phone%", "%time%")
 
 
 def _sentence(rng: random.Random, letters: int) -> str:
@@ -29,7 +28,8 @@ def _sentence(rng: random.Random, letters: int) -> str:
     return " ".join(words)[:letters].strip().capitalize() + "."
 
 
-def _template(rng: random.Random) -> str:
+def _template(rng: random.Random) -> list[str]:
+    """A body, cut at its marks: literal, mark, literal, mark, …, literal."""
     ours, earlier = _sentence(rng, 85), _sentence(rng, 60)
     text = "%text% " + _sentence(rng, 60)
     payload = {
@@ -51,7 +51,7 @@ def _template(rng: random.Random) -> str:
         "conversation_paragraph": f"User: {text} ; Bot: {ours} ; User: {earlier}",
         "phone_number": "%phone%",
         "recipient_name": "Ines Okafor",
-        "user_id": "5d0c2b1e-7a43-4f0e-9d52-1c6f3a7be210",
+        "user_id": ACCOUNT,
         "last_message_of_user": text,
         "last_message_of_bot": ours,
         "message_type": "text",
@@ -66,61 +66,28 @@ def _template(rng: random.Random) -> str:
         "was_message_by_human": True,
     }
     written = json.dumps(payload, separators=(",", ":"))
-    return written.replace('"%time%"', "%time%")  # a number on the wire
+    written = written.replace('"%time%"', "%time%")  # a number on the wire
+    return re.split(r"%(\w+)%", written)
 
 
-def templates() -> list[list[str]]:
-    """Each variant, cut at its marks: literal, mark, literal, mark, …, literal.
-
-    The marks stand in the same order in every variant; :data:`MARK_ORDER` names it.
-    """
-    rng = random.Random(7)  # bodies, no secrets
-    return [_cut(_template(rng)) for _ in range(VARIANTS)]
-
-
-def _cut(template: str) -> list[str]:
-    pieces = [template]
-    for mark in _MARKS:
-        pieces = [part for piece in pieces for part in _split(piece, mark)]
-    return pieces
-
-
-def _split(piece: str, mark: str) -> Iterator[str]:
-    if piece in _MARKS:
-        yield piece
-        return
-    literals = piece.split(mark)
-    for literal in literals[:-1]:
-        yield literal
-        yield mark
-    yield literals[-1]
-
-
-_TEMPLATES = templates()
-MARK_ORDER = tuple(piece.strip("%") for piece in _TEMPLATES[0] if piece in _MARKS)
-_LITERALS = [tuple(piece for piece in cut if piece not in _MARKS) for cut in _TEMPLATES]
-
-
-def text_of(n: int, sent_at: int = 0) -> str:
-    """How the text of message ``n`` begins; ``sent_at`` in monotonic nanoseconds."""
-    return f"{sent_at:0{STAMP}d} {n:09d}"
+_RANDOM = random.Random(7)
+_TEMPLATES = [_template(_RANDOM) for _ in range(VARIANTS)]
+_MARKS = _TEMPLATES[0][1::2]  # in this order in every variant
 
 
 def body(n: int, sent_at: int = 0, phones: int = PHONES) -> bytes:
-    """The body of message ``n``, from one of so many phones."""
+    """Message ``n``, from one of so many phones; ``sent_at`` in monotonic nanoseconds."""
     second = FIRST_SECOND + n // PER_SECOND
     instant = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     values = {
-        "text": text_of(n, sent_at),
+        "text": f"{sent_at:0{STAMP}d} {n:09d}",
         "iso": f"{instant}.{n % PER_SECOND:03d}Z",
         "phone": str(FIRST_PHONE + n % phones),
         "time": str(second),
     }
-    literals = _LITERALS[n % VARIANTS]
-    parts = [literals[0]]
-    for mark, literal in zip(MARK_ORDER, literals[1:], strict=True):
-        parts += values[mark], literal
-    return "".join(parts).encode()
+    pieces = list(_TEMPLATES[n % VARIANTS])
+    pieces[1::2] = [values[mark] for mark in _MARKS]
+    return "".join(pieces).encode()
 
 
 LUA = """
@@ -156,13 +123,12 @@ end
 
 
 def lua(*, port: int, path: str, first: int, step: int) -> str:
-    """The wrk script that posts messages ``first``, ``first + step``, … (``count`` 0: no end)."""
-
-    def quoted(piece: str) -> str:
-        return '""' if piece in _MARKS else "[==[" + piece + "]==]"
-
-    variants = ",\n".join("{" + ",".join(map(quoted, cut)) + "}" for cut in _TEMPLATES)
-    fill = "\n".join(f"  p[{2 * i + 2}] = {mark}" for i, mark in enumerate(MARK_ORDER))
+    """The wrk script that posts messages ``first``, ``first + step``, …"""
+    variants = ",\n".join(
+        "{" + ",".join('""' if at % 2 else f"[==[{piece}]==]" for at, piece in enumerate(cut)) + "}"
+        for cut in _TEMPLATES
+    )
+    fill = "\n".join(f"  p[{2 * i + 2}] = {mark}" for i, mark in enumerate(_MARKS))
     return LUA % {
         "first": first,
         "step": step,

@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
 
+import uvloop
+
 from . import bodies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,7 +45,7 @@ class Load:
     rate: float = 0  # requests a second; 0: as fast as the connections allow
     first: int = 1_000  # those before it warm up
     step: int = 1
-    generator: str = "auto"  # "wrk", "python", or wrk where it is on the path
+    generator: str = "auto"  # "python", or else wrk where it is on the path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,12 +92,7 @@ def started(load: Load) -> Iterator[subprocess.Popen[str]]:
         else:
             script = Path(folder, "post.lua")
             script.write_text(
-                bodies.lua(
-                    port=load.port,
-                    path=load.path,
-                    first=load.first,
-                    step=load.step,
-                )
+                bodies.lua(port=load.port, path=load.path, first=load.first, step=load.step)
             )
             command = [
                 *(wrk, "-t1", f"-c{load.connections}", f"-d{load.seconds}s", "--timeout", "5s"),
@@ -293,12 +290,7 @@ async def _drive(load: Load) -> Report:
 def main() -> None:
     """The separate process: a load as JSON in, its report as JSON out."""
     load = Load(**json.loads(sys.argv[1]))
-    try:
-        import uvloop
-    except ImportError:
-        report = asyncio.run(_drive(load))
-    else:
-        report = uvloop.run(_drive(load))
+    report = uvloop.run(_drive(load))
     print("JSON" + json.dumps(asdict(report)))
 
 

@@ -34,8 +34,8 @@ def table(rows: Sequence[Row]) -> str:
         )
         for row in rows
     ]
-    widths = [max(len(line[n]) for line in (HEADINGS, *cells)) for n in range(3)]
-    lines = [_line(HEADINGS, widths), "-" * (sum(widths) + 16)]
+    widths = [max(map(len, column)) for column in zip(HEADINGS, *cells, strict=True)]
+    lines = [_line(HEADINGS, widths), "-" * (sum(widths[:3]) + 16)]
     section = None
     for row, cell in zip(rows, cells, strict=True):
         if row.section != section:
@@ -52,8 +52,8 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _line(cell: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = (text.ljust(width) for text, width in zip(cell, widths, strict=False))
-    return "  ".join((first, *rest, cell[3])).rstrip()
+    padded = (text.ljust(width) for text, width in zip(cell, widths, strict=True))
+    return "  ".join(padded).rstrip()
 
 
 def circumstances(options: Options) -> dict[str, object]:

@@ -11,10 +11,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
+from typing import Protocol
 
 from .load import Load, Report, run
 from .rows import Options
@@ -42,7 +43,6 @@ class Run:
     """One configuration in one round."""
 
     report: Report
-    kept: int = 0  # events in the file
     tail: float = 0.0  # seconds from the end of the load until every job was completed
     cpu: float = 0.0  # seconds of CPU that the server spent on it, handling included
     flaw: str | None = None  # why this run says nothing
@@ -51,6 +51,9 @@ class Run:
     def rate(self) -> float:
         """Requests a second; a backlog that the load left behind counts with its time."""
         return self.report.requests / (self.report.seconds + self.tail)
+
+
+Runs = dict[tuple[str, int], list[Run]]  # by configuration and connections, one a round
 
 
 @contextmanager
@@ -63,13 +66,15 @@ def fresh(config: Config) -> Iterator[tuple[Server, Path]]:
             yield server, database
 
 
+def reading(database: Path) -> closing[sqlite3.Connection]:
+    """The file, to be read beside the server."""
+    return closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10))
+
+
 def count(database: Path, question: str) -> int:
-    """One number from the file, read beside the server."""
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
-    try:
+    """One number from the file."""
+    with reading(database) as connection:
         return int(connection.execute(question).fetchone()[0])
-    finally:
-        connection.close()
 
 
 EVENTS = "SELECT count(*) FROM events"
@@ -86,11 +91,15 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def warm_up(server: Server) -> str | None:
+    """Post before the clock starts; why the run that follows says nothing, or None."""
+    return run(Load(port=server.port, connections=8, seconds=10, count=WARM_UP, first=0)).flaw
+
+
 def once(config: Config, load: Load) -> Run:
     """One run: warm up, load, then see that the file holds what was answered."""
     with fresh(config) as (server, database):
-        warm = Load(port=server.port, connections=8, seconds=10, count=WARM_UP, first=0)
-        flaw = run(warm).flaw
+        flaw = warm_up(server)
         before = cpu_seconds(server.pid)
         report = run(replace(load, port=server.port))
         flaw = flaw or report.flaw
@@ -105,14 +114,12 @@ def once(config: Config, load: Load) -> Run:
         kept = count(database, EVENTS) if config.stores else 0
         if config.stores and kept < good:
             flaw = flaw or f"void: {good} answered 2xx, {kept} in the file"
-    return Run(report=report, kept=kept, tail=tail, cpu=cpu, flaw=flaw)
+    return Run(report=report, tail=tail, cpu=cpu, flaw=flaw)
 
 
-def interleaved(
-    configs: Sequence[Config], connections: Sequence[int], options: Options
-) -> dict[tuple[str, int], list[Run]]:
+def interleaved(configs: Sequence[Config], connections: Sequence[int], options: Options) -> Runs:
     """Every configuration at every number of connections, once per round."""
-    seen: dict[tuple[str, int], list[Run]] = {}
+    seen: Runs = {}
     for number in range(options.rounds):
         for width in connections:
             # Another one goes first in each round, so that none always follows the same.
@@ -122,24 +129,32 @@ def interleaved(
                     continue
                 result = once(config, Load(port=0, connections=width, seconds=options.seconds))
                 seen.setdefault((config.name, width), []).append(result)
-                if options.verbose:
-                    told = f"{result.rate:,.0f}/s p99 {result.report.p99_ms:.1f} ms"
-                    print(
-                        f"round {number + 1} @{width} {config.name}: {told} {result.flaw or ''}",
-                        file=sys.stderr,
-                    )
+                options.tell(
+                    f"round {number + 1} @{width} {config.name}: {result.rate:,.0f}/s "
+                    f"p99 {result.report.p99_ms:.1f} ms {result.flaw or ''}"
+                )
     return seen
 
 
 def ratios(
-    runs: Sequence[Run], against: Sequence[Run], figure: Callable[[Run], float]
+    runs: Sequence[Run],
+    against: Sequence[Run],
+    figure: Callable[[Run], float] = lambda run: run.rate,
 ) -> tuple[float, ...]:
     """The figure over that of the other configuration, round by round."""
     pairs = zip(runs, against, strict=True)
     return tuple(figure(one) / figure(other) if figure(other) else 0.0 for one, other in pairs)
 
 
-def flaw_of(*series: Sequence[Run]) -> str | None:
+class Judged(Protocol):
+    """A run of any section."""
+
+    @property
+    def flaw(self) -> str | None:
+        """Why it says nothing."""
+
+
+def flaw_of(*series: Sequence[Judged]) -> str | None:
     """The first reason why a row made of these runs says nothing."""
     return next((run.flaw for runs in series for run in runs if run.flaw is not None), None)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,8 +15,13 @@ class Options:
     rounds: int = 3
     seconds: int = 3
     quick: bool = False  # a smoke run: does it work at all; its figures mean nothing
-    full: bool = False  # the sizes that the issue names, where the default is smaller
+    full: bool = False  # the sizes that were asked for, where the default is smaller
     verbose: bool = False  # print each run as it ends, to stderr
+
+    def tell(self, text: str) -> None:
+        """Print what a run gave, if somebody wants to see it."""
+        if self.verbose:
+            print(text, file=sys.stderr)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +53,6 @@ class Floor:
 class Row:
     """One line of the table: a figure, what it is judged by, and what else was seen."""
 
-    section: str
     what: str
     value: float | None = None  # None: not measured, and ``void`` says why
     unit: str = ""
@@ -54,6 +61,7 @@ class Row:
     void: str | None = None  # why this row says nothing: skipped, or its run was not sound
     rounds: tuple[float, ...] = ()  # the value in each round
     doubt: str | None = None  # why a sound run still proves little
+    section: str = ""  # written by whoever ran it
 
     @property
     def verdict(self) -> str:
@@ -71,3 +79,24 @@ class Row:
         if self.void is not None:
             return self.void.startswith("skipped")
         return self.verdict == "" or (self.verdict.startswith("ok") and not self.doubt)
+
+
+def figure(
+    what: str,
+    rounds: Sequence[float],
+    unit: str,
+    *,
+    floor: Floor | None = None,
+    seen: dict[str, float | str] | None = None,
+    void: str | None = None,
+) -> Row:
+    """A row whose value is the median over its rounds."""
+    return Row(
+        what=what,
+        value=median(rounds),
+        unit=unit,
+        floor=floor,
+        seen=seen or {},
+        void=void,
+        rounds=tuple(rounds),
+    )

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,10 +100,9 @@ def running(
             stop(process)
 
 
-@contextmanager
 def serve(
     app: str, env: Mapping[str, str] | None = None, python: str = sys.executable
-) -> Iterator[Server]:
+) -> AbstractContextManager[Server]:
     """An ASGI app of ``tests.bench.apps`` under uvicorn, the same flags for each.
 
     The receiver is served by its own command, as its users are told to; that is uvicorn too, with
@@ -112,15 +111,9 @@ def serve(
     port = free_port()
     place = f"tests.bench.apps.{app}:app"
     if app.startswith("receiver_"):
-        command = [
-            *(python, "-m", "whatsable_receiver", "run", place),
-            *("--port", str(port), "--log-level", "warning"),
-        ]
+        command = ["whatsable_receiver", "run", place]
     else:
-        command = [
-            *(python, "-m", "uvicorn", place, "--host", "127.0.0.1", "--port", str(port)),
-            *("--loop", "uvloop", "--http", "httptools", "--ws", "none"),
-            *("--no-access-log", "--log-level", "warning"),
-        ]
-    with running(command, port, env) as server:
-        yield server
+        command = ["uvicorn", place, "--host", "127.0.0.1", "--no-access-log"]
+        command += ["--loop", "uvloop", "--http", "httptools", "--ws", "none"]
+    command += ["--port", str(port), "--log-level", "warning"]
+    return running([python, "-m", *command], port, env)

@@ -36,7 +36,6 @@ def keep(key: str, raw: str) -> bool:
 
 @app.post("/webhook")
 async def webhook(payload: Payload) -> dict[str, str]:
-    """Answer after the commit. The documented key, and the text that it forgets."""
-    key = f"{payload.phone_number}:{payload.user_last_message_time}:{payload.last_message_of_user}"
-    new = await run_in_threadpool(keep, key, payload.model_dump_json())
+    """Answer after the commit."""
+    new = await run_in_threadpool(keep, payload.key, payload.model_dump_json())
     return {"status": "accepted" if new else "duplicate"}

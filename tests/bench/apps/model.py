@@ -33,3 +33,8 @@ class Payload(BaseModel):
     incoming_message: bool = True
     send_by: str = ""
     was_message_by_human: bool = False
+
+    @property
+    def key(self) -> str:
+        """The documented key, and the text that it forgets."""
+        return f"{self.phone_number}:{self.user_last_message_time}:{self.last_message_of_user}"

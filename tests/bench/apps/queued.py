@@ -1,8 +1,8 @@
 """FastAPI with Redis ``SET NX`` and arq: told apart and queued, and handled by nobody here.
 
 Runs in an environment of its own where need be, since arq pins an old redis client:
-``BENCH_ARQ`` names its Python. No consumer runs, and Redis writes nothing to
-disk: both flatter it.
+``BENCH_ARQ`` names its Python. No consumer runs, and Redis writes nothing to disk: both
+flatter it.
 """
 
 import os
@@ -31,8 +31,7 @@ app = FastAPI(lifespan=lifespan)
 @app.post("/webhook")
 async def webhook(payload: Payload) -> dict[str, str]:
     """Remember the key, then enqueue; dying between the two loses the message."""
-    key = f"{payload.phone_number}:{payload.user_last_message_time}:{payload.last_message_of_user}"
-    if not await app.state.redis.set(f"seen:{key}", 1, nx=True, ex=86_400):
+    if not await app.state.redis.set(f"seen:{payload.key}", 1, nx=True, ex=86_400):
         return {"status": "duplicate"}
     await app.state.redis.enqueue_job("handle", payload.model_dump())
     return {"status": "accepted"}

@@ -1,10 +1,8 @@
 """The receiver with one matching route, whose handler does nothing, in the same process."""
 
-import os
-
 from whatsable_receiver import Event, Receiver
 
-app = Receiver(database=os.environ["WHATSABLE_DATABASE"])
+app = Receiver()
 
 
 @app.on("text")

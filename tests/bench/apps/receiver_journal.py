@@ -12,7 +12,7 @@ from whatsable_receiver import Event, Receiver
 
 from ..bodies import STAMP
 
-app = Receiver(database=os.environ["WHATSABLE_DATABASE"])
+app = Receiver()
 # Appending writes of this size are whole, also from two processes.
 journal = os.open(os.environ["BENCH_JOURNAL"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 

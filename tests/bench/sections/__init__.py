@@ -2,15 +2,5 @@
 
 from __future__ import annotations
 
-#: Name on the command line: module. Imported when asked for, so that one may miss what it needs.
-SECTIONS = {
-    "accept": "accept",
-    "peers": "peers",
-    "latency": "latency",
-    "drain": "drain",
-    "two": "two",
-    "idle": "idle",
-    "keys": "keys",
-    "memory": "memory",
-    "import": "imports",
-}
+# Imported when asked for, so that one may miss what it needs.
+SECTIONS = ("accept", "peers", "latency", "drain", "two", "idle", "keys", "memory", "imports")

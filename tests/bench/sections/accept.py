@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from statistics import median
 
-from ..rounds import Config, Run, flaw_of, interleaved, ratios, seen_of
-from ..rows import Floor, Options, Row
+from ..rounds import Config, Runs, flaw_of, interleaved, ratios, seen_of
+from ..rows import Floor, Options, Row, figure
 
 BARE = Config(name="bare Starlette", app="bare")
 ACCEPT = Config(name="receiver, accept only", app="receiver_accept", stores=True)
@@ -23,49 +23,43 @@ FLOORS = {
 P99 = Floor(at_most=2.5)
 
 
-def rate_of(run: Run) -> float:
-    """Requests a second."""
-    return run.rate
-
-
 def run(options: Options) -> list[Row]:
     """The rate at 128 and at 32 connections, and the p99 at 128."""
-    runs = interleaved((BARE, ACCEPT, HANDLERS), WIDTHS, options)
-    rows = []
-    for width in WIDTHS:
-        bare = runs[BARE.name, width]
-        for config in (BARE, ACCEPT, HANDLERS):
-            mine = runs[config.name, width]
-            each = ratios(mine, bare, rate_of)
-            rows.append(
-                Row(
-                    section="accept",
-                    what=f"@{width} {config.name}, against bare",
-                    value=median(each),
-                    unit="x",
-                    floor=FLOORS.get((config.name, width)),
-                    seen=seen_of(mine),
-                    void=flaw_of(mine, bare),
-                    rounds=each,
-                )
-            )
-    bare = runs[BARE.name, 128]
-    for config in (ACCEPT, HANDLERS):
-        mine = runs[config.name, 128]
-        each = ratios(mine, bare, lambda run: run.report.p99_ms)
-        rows.append(
-            Row(
-                section="accept",
-                what=f"@128 {config.name}, p99 against bare's",
-                value=median(each),
-                unit="x",
-                floor=P99,
-                seen={
-                    "p99 ms": median(run.report.p99_ms for run in mine),
-                    "bare p99 ms": median(run.report.p99_ms for run in bare),
-                },
-                void=flaw_of(mine, bare),
-                rounds=each,
-            )
-        )
-    return rows
+    configs = (BARE, ACCEPT, HANDLERS)
+    runs = interleaved(configs, WIDTHS, options)
+    return [
+        *(
+            against_bare(runs, config, width, FLOORS.get((config.name, width)))
+            for width in WIDTHS
+            for config in configs
+        ),
+        *(_p99(runs, config, 128) for config in (ACCEPT, HANDLERS)),
+    ]
+
+
+def against_bare(runs: Runs, config: Config, width: int, floor: Floor | None = None) -> Row:
+    """The rate of a configuration, and what else was seen of it."""
+    mine, bare = runs[config.name, width], runs[BARE.name, width]
+    return figure(
+        f"@{width} {config.name}, against bare",
+        ratios(mine, bare),
+        "x",
+        floor=floor,
+        seen=seen_of(mine),
+        void=flaw_of(mine, bare),
+    )
+
+
+def _p99(runs: Runs, config: Config, width: int) -> Row:
+    mine, bare = runs[config.name, width], runs[BARE.name, width]
+    return figure(
+        f"@{width} {config.name}, p99 against bare's",
+        ratios(mine, bare, lambda run: run.report.p99_ms),
+        "x",
+        floor=P99,
+        seen={
+            "p99 ms": median(run.report.p99_ms for run in mine),
+            "bare p99 ms": median(run.report.p99_ms for run in bare),
+        },
+        void=flaw_of(mine, bare),
+    )

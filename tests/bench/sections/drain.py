@@ -7,17 +7,16 @@ from another process.
 from __future__ import annotations
 
 import shutil
-import sqlite3
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from statistics import median
+from typing import NamedTuple
 
 from ..backlog import fill_jobs
-from ..rows import Floor, Options, Row
+from ..rounds import flaw_of, reading
+from ..rows import Floor, Options, Row, figure
 from ..server import serve
 
 PATIENCE = 300.0  # seconds for one backlog
@@ -40,14 +39,21 @@ def backlog(jobs: int, conversations: int) -> Iterator[tuple[Path, int]]:
         yield Path(folder), fill_jobs(database, jobs, conversations)
 
 
-def once(folder: Path, runnable: int) -> tuple[float, str | None]:
-    """Drain a copy; jobs a second, and why that says nothing."""
+class Drained(NamedTuple):
+    """One backlog in one round."""
+
+    rate: float  # jobs a second
+    flaw: str | None = None
+
+
+def once(folder: Path, runnable: int) -> Drained:
+    """Drain a copy."""
     database = Path(folder, "run.db")
     shutil.copyfile(Path(folder, "full.db"), database)
     try:
         with (
             serve("receiver_handlers", {"WHATSABLE_DATABASE": str(database)}),
-            closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)) as reader,
+            reading(database) as reader,
         ):
             until = time.monotonic() + PATIENCE
             polls = 0
@@ -59,10 +65,10 @@ def once(folder: Path, runnable: int) -> tuple[float, str | None]:
             (last,) = reader.execute(LAST).fetchone()
             (done,) = reader.execute(DONE_AT_ONCE).fetchone()
         if done != runnable:
-            return 0.0, f"void: {done} of {runnable} jobs done at their first attempt"
+            return Drained(0.0, f"void: {done} of {runnable} jobs done at their first attempt")
         if not polls:  # it was over before anyone looked
             end = last
-        return runnable / max(1.0, end - first) * 1000, None
+        return Drained(runnable / max(1.0, end - first) * 1000)
     finally:
         for file in folder.glob("run.db*"):
             file.unlink()
@@ -73,29 +79,23 @@ def run(options: Options) -> list[Row]:
     sizes = (2_000,) if options.quick else (10_000, 100_000, 1_000_000)
     rows = []
     for size in sizes:
-        for conversations in (10_000, 1):
+        for conversations, named in ((10_000, "10,000 conversations"), (1, "1 conversation")):
             with backlog(size, conversations) as (folder, runnable):
                 rounds = 1 if size >= 1_000_000 and not options.full else options.rounds
-                results = [once(folder, runnable) for _ in range(rounds)]
-            each = tuple(rate for rate, _ in results)
-            shape = f"{size:,} jobs in {conversations:,} conversation{'s'[: conversations - 1]}"
-            if options.verbose:
-                print(f"drain {shape}: {each}", file=sys.stderr)
+                drained = [once(folder, runnable) for _ in range(rounds)]
+            options.tell(f"drain {size:,} jobs in {named}: {drained}")
             rows.append(
-                Row(
-                    section="drain",
-                    what=f"{shape}, a tenth waiting for a retry",
-                    value=median(each),
-                    unit="jobs/s",
+                figure(
+                    f"{size:,} jobs in {named}, a tenth waiting for a retry",
+                    [one.rate for one in drained],
+                    "jobs/s",
                     floor=Floor(at_least=30_000),
-                    void=next((flaw for _, flaw in results if flaw), None),
-                    rounds=each,
+                    void=flaw_of(drained),
                 )
             )
     rates = [row.value or 0.0 for row in rows]
     rows.append(
         Row(
-            section="drain",
             what="the worst of these against the best",
             value=min(rates) / max(rates) if max(rates) else 0.0,
             unit="x",

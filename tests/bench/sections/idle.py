@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from ..load import Load
-from ..load import run as run_load
-from ..rounds import Config, fresh
-from ..rows import Floor, Options, Row
+from ..rounds import Config, flaw_of, fresh, warm_up
+from ..rows import Floor, Options, Row, figure
 from ..server import TICK, cpu_seconds
 from .accept import BARE, HANDLERS
 
@@ -34,12 +32,13 @@ class Idle:
     cpu: float  # seconds of CPU in 10 s
     moments: float  # a second, in which any thread woke
     switches: float  # a second: one moment may switch between threads several times
+    flaw: str | None
 
 
 def once(config: Config, seconds: float) -> Idle:
     """Look at a server every few milliseconds, after a little work."""
     with fresh(config) as (server, _):
-        run_load(Load(port=server.port, connections=8, seconds=10, count=300, first=0))
+        flaw = warm_up(server)
         time.sleep(2)  # what the load set off has ended
         cpu, first = cpu_seconds(server.pid), wakeups(server.pid)
         begin, before, awake, moments = time.monotonic(), first, False, 0
@@ -54,38 +53,36 @@ def once(config: Config, seconds: float) -> Idle:
             cpu=(cpu_seconds(server.pid) - cpu) * 10 / took,
             moments=moments / took,
             switches=(before - first) / took,
+            flaw=flaw,
         )
 
 
 def run(options: Options) -> list[Row]:
     """CPU time and wake-ups above those of the bare server."""
     if not Path("/proc/self/stat").exists():
-        return [Row(section="idle", what="idle", void="skipped: needs /proc")]
+        return [Row(what="idle", void="skipped: needs /proc")]
     seconds = 2.0 if options.quick else 10.0
     bare, mine = [], []
     for _ in range(options.rounds):
         bare.append(once(BARE, seconds))
         mine.append(once(HANDLERS, seconds))
-    cpu = tuple(b.cpu - a.cpu for a, b in zip(bare, mine, strict=True))
-    moments = tuple(b.moments - a.moments for a, b in zip(bare, mine, strict=True))
+    pairs = list(zip(bare, mine, strict=True))
     return [
-        Row(
-            section="idle",
-            what="CPU seconds in 10 s, above an idle bare server",
-            value=median(cpu),
-            unit="s",
+        figure(
+            "CPU seconds in 10 s, above an idle bare server",
+            [b.cpu - a.cpu for a, b in pairs],
+            "s",
             floor=Floor(at_most=2 * TICK * 10 / seconds),  # what the clock cannot tell apart
             seen={
                 "receiver": median(one.cpu for one in mine),
                 "bare": median(one.cpu for one in bare),
             },
-            rounds=cpu,
+            void=flaw_of(bare, mine),
         ),
-        Row(
-            section="idle",
-            what="moments of waking, above an idle bare server",
-            value=median(moments),
-            unit="/s",
+        figure(
+            "moments of waking, above an idle bare server",
+            [b.moments - a.moments for a, b in pairs],
+            "/s",
             floor=Floor(at_most=1.2),  # once a second, and what looking in steps blurs
             seen={
                 "receiver": median(one.moments for one in mine),
@@ -93,6 +90,6 @@ def run(options: Options) -> list[Row]:
                 "its switches /s": median(one.switches for one in mine),
                 "bare switches /s": median(one.switches for one in bare),
             },
-            rounds=moments,
+            void=flaw_of(bare, mine),
         ),
     ]

@@ -10,7 +10,7 @@ import time
 from statistics import median
 
 from ..load import ROOT
-from ..rows import Options, Row
+from ..rows import Options, Row, figure
 
 STATEMENTS = {
     "nothing": "pass",
@@ -25,7 +25,7 @@ STATEMENTS = {
 
 
 def run(options: Options) -> list[Row]:
-    """Milliseconds from the start of Python to its end; the issue sets no floor."""
+    """Milliseconds from the start of Python to its end; no floor was asked for."""
     took: dict[str, list[float]] = {name: [] for name in STATEMENTS}
     flaws: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
@@ -49,14 +49,12 @@ def run(options: Options) -> list[Row]:
                     flaws[name] = f"void: {last}"
     base = median(took["nothing"])
     return [
-        Row(
-            section="import",
-            what=name,
-            value=median(times),
-            unit="ms",
+        figure(
+            name,
+            times,
+            "ms",
             seen={"above bare Python, ms": median(times) - base},
             void=flaws.get(name),
-            rounds=tuple(times),
         )
         for name, times in took.items()
     ]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,17 +17,13 @@ from statistics import median
 from whatsable_receiver.inbox.base import Entry, NewJob
 from whatsable_receiver.inbox.sqlite import SQLiteInbox
 
-from ..backlog import ACCOUNT, fill_keys
-from ..bodies import FIRST_PHONE, FIRST_SECOND, PER_SECOND, body
-from ..rows import Floor, Options, Row
+from ..backlog import fill_keys, now_ms
+from ..bodies import ACCOUNT, FIRST_PHONE, FIRST_SECOND, PER_SECOND, PHONES, body
+from ..rounds import flaw_of
+from ..rows import Floor, Options, Row, figure
 
 TOGETHER = 128
 ROUTE = "answer"
-
-
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 def entry(n: int, key: bytes, fingerprint: bytes) -> Entry:
@@ -39,11 +34,11 @@ def entry(n: int, key: bytes, fingerprint: bytes) -> Entry:
         received_at=now_ms(),
         kind="incoming",
         account=ACCOUNT,
-        phone=str(FIRST_PHONE + n % 20_000),
+        phone=str(FIRST_PHONE + n % PHONES),
         message_type="text",
         labels="orders, returns",
         raw=body(n),
-        jobs=(NewJob(route=ROUTE, lane=n % 20_000),),
+        jobs=(NewJob(route=ROUTE, lane=n % PHONES),),
     )
 
 
@@ -116,10 +111,7 @@ def run(options: Options) -> list[Row]:
             fresh = Path(folder, f"empty-{number}.db")
             empty.append(asyncio.run(once(fresh, number * count, count, ())))
             full.append(asyncio.run(once(known, number * count, count, sample)))
-            if options.verbose:
-                print(f"keys: {empty[-1]} {full[-1]}", file=sys.stderr)
-    flaw = next((one.flaw for one in (*empty, *full) if one.flaw), None)
-    pairs = list(zip(empty, full, strict=True))
+            options.tell(f"keys: {empty[-1]} {full[-1]}")
     kinds: tuple[tuple[str, Callable[[Measured], float]], ...] = (
         ("keeping new events", lambda one: one.new),
         ("recognising recent redeliveries", lambda one: one.recent),
@@ -127,23 +119,13 @@ def run(options: Options) -> list[Row]:
         ("recognising old redeliveries", lambda one: one.old),
     )
     return [
-        _row(what, f"{keys:,}", [(rate(a), rate(b)) for a, b in pairs], flaw)
+        figure(
+            f"{what}, times slower with {keys:,} known keys",
+            [rate(a) / rate(b) for a, b in zip(empty, full, strict=True)],
+            "x",
+            floor=Floor(at_most=1.3),
+            seen={"empty, /s": median(map(rate, empty)), "full, /s": median(map(rate, full))},
+            void=flaw_of(empty, full),
+        )
         for what, rate in kinds
     ]
-
-
-def _row(what: str, keys: str, pairs: Sequence[tuple[float, float]], flaw: str | None) -> Row:
-    each = tuple(empty / full for empty, full in pairs)
-    return Row(
-        section="keys",
-        what=f"{what}, times slower with {keys} known keys",
-        value=median(each),
-        unit="x",
-        floor=Floor(at_most=1.3),
-        seen={
-            "empty, /s": median(empty for empty, _ in pairs),
-            "full, /s": median(full for _, full in pairs),
-        },
-        void=flaw,
-        rounds=each,
-    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -14,8 +13,8 @@ from statistics import median
 
 from ..load import Load, Report, percentile
 from ..load import run as run_load
-from ..rounds import WARM_UP, Config, fresh, wait_for
-from ..rows import Floor, Options, Row
+from ..rounds import WARM_UP, Config, flaw_of, fresh, wait_for, warm_up
+from ..rows import Floor, Options, Row, figure
 from .accept import BARE
 
 RATES = (200, 1_800)
@@ -58,8 +57,7 @@ def once(config: Config, load: Load) -> Paced:
         journal = Path(folder, "starts")
         noted = replace(config, env={"BENCH_JOURNAL": str(journal)})
         with fresh(noted) as (server, _):
-            warm = Load(port=server.port, connections=8, seconds=10, count=WARM_UP, first=0)
-            flaw = run_load(warm).flaw
+            flaw = warm_up(server)
             expected = WARM_UP if config is RECEIVER else 0
             wait_for(lambda: len(starts_in(journal)) >= expected, 10)
             report = run_load(replace(load, port=server.port))
@@ -82,9 +80,8 @@ def run(options: Options) -> list[Row]:
             for config in (BARE, RECEIVER)[:: 1 if number % 2 else -1]:
                 paced = once(config, load)
                 runs.setdefault((config.name, rate), []).append(paced)
-                if options.verbose:
-                    p99 = percentile(paced.starts, 0.99)
-                    print(f"latency {rate}/s {config.name}: handler p99 {p99:.2f}", file=sys.stderr)
+                p99 = percentile(paced.starts, 0.99)
+                options.tell(f"latency {rate}/s {config.name}: handler p99 {p99:.2f}")
     return [row for rate in RATES for row in _rows(rate, runs)]
 
 
@@ -93,27 +90,21 @@ def _rows(rate: int, runs: dict[tuple[str, int], list[Paced]]) -> list[Row]:
     seen: dict[str, float | str] = {
         "answer p50/p99 ms": _pair(mine),
         "bare answer p50/p99 ms": _pair(bare),
-        # How late the client itself was: no figure here is finer than that.
         "one sync of this disk ms": sync_ms(),
+        # How late the client itself was: no figure here is finer than that.
         "client late p99 ms": median(paced.report.late_p99_ms for paced in mine),
     }
-    flaw = next((paced.flaw for paced in (*mine, *bare) if paced.flaw), None)
-    rows = []
-    for share, floors in ((0.5, P50), (0.99, P99)):
-        each = tuple(percentile(paced.starts, share) for paced in mine)
-        rows.append(
-            Row(
-                section="latency",
-                what=f"POST to handler at {rate:,}/s, p{share * 100:.0f}",
-                value=median(each),
-                unit="ms",
-                floor=floors.get(rate),
-                seen=seen,
-                void=flaw,
-                rounds=each,
-            )
+    return [
+        figure(
+            f"POST to handler at {rate:,}/s, p{share * 100:.0f}",
+            [percentile(paced.starts, share) for paced in mine],
+            "ms",
+            floor=floors.get(rate),
+            seen=seen,
+            void=flaw_of(mine, bare),
         )
-    return rows
+        for share, floors in ((0.5, P50), (0.99, P99))
+    ]
 
 
 def _pair(runs: Sequence[Paced]) -> str:

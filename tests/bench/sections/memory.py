@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from ..load import Load
@@ -26,7 +25,7 @@ def resident(pid: int) -> float:
 def run(options: Options) -> list[Row]:
     """One long run in steps; the most memory after any later step, against the first's."""
     if not Path("/proc/self/status").exists():
-        return [Row(section="memory", what="memory", void="skipped: needs /proc")]
+        return [Row(what="memory", void="skipped: needs /proc")]
     step = 2_000 if options.quick else STEP
     steps = 3 if options.quick else 20 if options.full else 4
     flaw = None
@@ -43,8 +42,7 @@ def run(options: Options) -> list[Row]:
             )
             flaw = flaw or run_load(load).flaw
             after.append(resident(server.pid))
-            if options.verbose:
-                print(f"memory: {after[-1]:.0f} MB after {(number + 1) * step:,}", file=sys.stderr)
+            options.tell(f"memory: {after[-1]:.0f} MB after {(number + 1) * step:,}")
         passed = step * steps
         if not wait_for(lambda: count(database, DONE) >= passed, 30):
             flaw = flaw or f"void: {passed} posted, {count(database, DONE)} handled"
@@ -52,7 +50,6 @@ def run(options: Options) -> list[Row]:
             flaw = flaw or f"void: {passed} posted, {count(database, EVENTS)} in the file"
     return [
         Row(
-            section="memory",
             what=f"most memory in {passed:,} payloads, against after {step:,}",
             value=max(after[1:]) / after[0],
             unit="x",

@@ -16,10 +16,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from statistics import median
 
-from ..rounds import Config, flaw_of, interleaved, ratios, seen_of
-from ..rows import Floor, Options, Row
+from ..rounds import Config, flaw_of, interleaved, ratios
+from ..rows import Floor, Options, Row, figure
 from ..server import free_port, running
-from .accept import ACCEPT, BARE, HANDLERS, WIDTHS, rate_of
+from .accept import ACCEPT, BARE, HANDLERS, WIDTHS, against_bare
 
 
 @contextmanager
@@ -53,7 +53,7 @@ def run(options: Options) -> list[Row]:
     background = Config(name="FastAPI + BackgroundTasks", app="background")
     commits = Config(name="FastAPI + one SQLite commit each", app="commits", stores=True)
     queued = _queued()
-    # The issue names no number of connections for the last two; 128 is where they were measured.
+    # For the last two no number of connections was asked for; 128 is where they were measured.
     table: tuple[tuple[Config, Config, dict[int, Floor]], ...] = (
         (HANDLERS, background, {128: Floor(at_least=1.3), 32: Floor(at_least=1.0)}),
         (ACCEPT, commits, {128: Floor(at_least=8)}),
@@ -62,15 +62,7 @@ def run(options: Options) -> list[Row]:
     configs = (BARE, background, commits, queued, ACCEPT, HANDLERS)
     runs = interleaved(configs, WIDTHS, options)
     rows = [
-        Row(
-            section="peers",
-            what=f"@{width} {config.name}, against bare",
-            value=median(each := ratios(runs[config.name, width], runs[BARE.name, width], rate_of)),
-            unit="x",
-            seen=seen_of(runs[config.name, width]),
-            void=flaw_of(runs[config.name, width]),
-            rounds=each,
-        )
+        against_bare(runs, config, width)
         for width in WIDTHS
         for config in configs
         if config.skip is None
@@ -79,21 +71,18 @@ def run(options: Options) -> list[Row]:
         for ours, theirs, floors in table:
             what = f"@{width} {ours.name}, against {theirs.name}"
             if theirs.skip is not None:
-                rows.append(Row(section="peers", what=what, void=theirs.skip))
+                rows.append(Row(what=what, void=theirs.skip))
                 continue
             mine, other = runs[ours.name, width], runs[theirs.name, width]
-            each = ratios(mine, other, rate_of)
-            full = ratios(runs[HANDLERS.name, width], other, rate_of)
+            full = ratios(runs[HANDLERS.name, width], other)
             rows.append(
-                Row(
-                    section="peers",
-                    what=what,
-                    value=median(each),
-                    unit="x",
+                figure(
+                    what,
+                    ratios(mine, other),
+                    "x",
                     floor=floors.get(width),
                     seen={"with handlers, x": median(full)},
                     void=flaw_of(mine, other),
-                    rounds=each,
                 )
             )
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections import Counter
 from contextlib import ExitStack
@@ -11,8 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from ..load import Load, report_of, started
-from ..rounds import EVENTS, count, wait_for
-from ..rows import Floor, Options, Row
+from ..rounds import EVENTS, count, flaw_of, wait_for
+from ..rows import Floor, Options, Row, figure
 from ..server import serve
 from .latency import starts_in
 
@@ -48,7 +47,7 @@ def once(processes: int, seconds: int) -> Shared:
         ]
         running = [stack.enter_context(started(load)) for load in loads]
         reports = [report_of(one, load) for one, load in zip(running, loads, strict=True)]
-        flaw = next((report.flaw for report in reports if report.flaw), None)
+        flaw = flaw_of(reports)
         answered = sum(report.requests for report in reports)
         # The load cuts its last requests off: those may be kept without an answer.
         wait_for(lambda: len(starts_in(journal)) >= count(database, EVENTS), 20)
@@ -71,41 +70,32 @@ def run(options: Options) -> list[Row]:
     for _ in range(options.rounds):
         one.append(once(1, options.seconds))
         two.append(once(2, options.seconds))
-        if options.verbose:
-            print(f"two: {one[-1]} {two[-1]}", file=sys.stderr)
-    flaw = next((shared.flaw for shared in (*one, *two) if shared.flaw), None)
-    ratios = tuple(b.rate / a.rate if a.rate else 0.0 for a, b in zip(one, two, strict=True))
-    p99 = tuple(shared.p99_ms for shared in two)
+        options.tell(f"two: {one[-1]} {two[-1]}")
+    flaw = flaw_of(one, two)
     twice = tuple(float(shared.twice) for shared in two)
     return [
-        Row(
-            section="two",
-            what="two processes against one, handlers in both",
-            value=median(ratios),
-            unit="x",
+        figure(
+            "two processes against one, handlers in both",
+            [b.rate / a.rate if a.rate else 0.0 for a, b in zip(one, two, strict=True)],
+            "x",
             floor=Floor(at_least=0.8),
             seen={
                 "one, req/s": median(shared.rate for shared in one),
                 "two, req/s": median(shared.rate for shared in two),
             },
             void=flaw,
-            rounds=ratios,
         ),
-        Row(
-            section="two",
-            what="two processes, p99 of the worse one",
-            value=median(p99),
-            unit="ms",
+        figure(
+            "two processes, p99 of the worse one",
+            [shared.p99_ms for shared in two],
+            "ms",
             floor=Floor(at_most=40),
             seen={"one, p99 ms": median(shared.p99_ms for shared in one)},
             void=flaw,
-            rounds=p99,
         ),
         Row(
-            section="two",
             what="jobs that started twice, all rounds",
             value=sum(twice),
-            unit="",
             floor=Floor(at_most=0),
             seen={"jobs": float(sum(shared.events for shared in two))},
             void=flaw,
