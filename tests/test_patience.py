@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -176,3 +177,26 @@ async def test_without_a_task_there_is_nothing_to_limit() -> None:
 
     loop.call_soon(bare)
     assert "needs a task" in await asyncio.wait_for(said, 10)
+
+
+async def test_who_swallows_its_cancellation_is_named_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A handler that goes on past its limit keeps its lane closed: somebody has to know."""
+    patience = Patience(SHORT, "route 'stubborn'", told=SHORT)
+    with contextlib.suppress(OutOfPatience), patience:
+        with contextlib.suppress(asyncio.CancelledError):
+            await forever()
+        await until(lambda: caplog.messages)
+    assert caplog.messages == [
+        "route 'stubborn' goes on after its limit of 0.05 seconds: it swallows its cancellation"
+    ]
+
+
+async def test_who_ends_when_told_is_not_named(caplog: pytest.LogCaptureFixture) -> None:
+    """A handler that ends at its limit is no news: its attempt says it."""
+    patience = Patience(SHORT, told=SHORT)
+    with pytest.raises(OutOfPatience), patience:
+        await forever()
+    await asyncio.sleep(SHORT * 4)
+    assert caplog.messages == []

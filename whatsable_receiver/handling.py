@@ -83,7 +83,11 @@ class Handling:
     def _way(self, route: Route) -> _Way:
         """How this route's handler is called, found out once."""
         call = route.handler if _is_async(route.handler) else partial(self._call_plain, route)
-        patience = nullcontext() if route.timeout is None else Patience(route.timeout)
+        patience = (
+            nullcontext()
+            if route.timeout is None
+            else Patience(route.timeout, f"route {route.name!r}")
+        )
         way = self._ways[route.name] = _Way(call, patience)
         return way
 

@@ -7,7 +7,10 @@ processor time of the accept path. Here a use costs an entry in a dict.
 from __future__ import annotations
 
 import asyncio
+import logging
 from types import TracebackType
+
+log = logging.getLogger("whatsable_receiver.patience")
 
 
 class OutOfPatience(TimeoutError):
@@ -17,11 +20,14 @@ class OutOfPatience(TimeoutError):
 class Patience:
     """``with patience:`` raises ``OutOfPatience`` where the block takes more than ``seconds``.
 
-    One object serves any number of tasks; a task does not nest uses of one object.
+    One object serves any number of tasks; a task does not nest uses of one object. A task may
+    swallow its cancellation and go on: ``told`` seconds later the log names ``what`` it is.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, what: str = "a task", *, told: float = 5.0) -> None:
         self.seconds = seconds
+        self._what = what
+        self._told = told
         self._until: dict[asyncio.Task[object], float] = {}  # oldest first: all wait equally long
         self._overdue: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,3 +71,12 @@ class Patience:
             if task not in self._overdue:
                 self._overdue.add(task)
                 task.cancel()
+                loop.call_later(self._told, self._tell, task)
+
+    def _tell(self, task: asyncio.Task[object]) -> None:
+        if task in self._overdue:
+            log.warning(
+                "%s goes on after its limit of %g seconds: it swallows its cancellation",
+                self._what,
+                self.seconds,
+            )

@@ -56,7 +56,7 @@ class Door:
         self._clock = clock
         self._meter = meter
         self._max_body = max_body
-        self._patience = Patience(body_timeout)
+        self._patience = Patience(body_timeout, "the body of a delivery")
 
     async def __call__(
         self, scope: Scope, receive: Receive, send: Send, secret: str | None
