@@ -23,10 +23,9 @@ from typing import Any
 import pytest
 
 from whatsable_receiver import Receiver, __version__
-from whatsable_receiver.cli.app import KindName, StateName
-from whatsable_receiver.cli.printing import visible, visible_lines
+from whatsable_receiver.cli.printing import clock_time, counted, visible, visible_lines
 from whatsable_receiver.cli.run import banner, proofs, refuse_unsafe
-from whatsable_receiver.cli.serving import loopback
+from whatsable_receiver.cli.serving import CannotListen, listen, loopback
 from whatsable_receiver.cli.times import moment
 from whatsable_receiver.errors import ConfigurationError
 from whatsable_receiver.inbox.base import KINDS
@@ -64,7 +63,9 @@ async def hang_in_pool(event):
     await asyncio.to_thread(threading.Event().wait)
 
 def make():
-    return Receiver(path="/made")
+    made = Receiver(path="/made")
+    made.on("text")(answer)
+    return made
 
 def make_nothing():
     return 42
@@ -221,10 +222,52 @@ main()
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_the_options_name_every_state_and_every_kind() -> None:
-    """What a job or an event can be is what one can filter by."""
-    assert [state.value for state in StateName] == [state.name.lower() for state in State]
-    assert [kind.value for kind in KindName] == list(KINDS)
+def test_the_options_name_every_state_and_every_kind(tmp_path: Path) -> None:
+    """What a job or an event can be is what one can filter by, and --help lists it."""
+    said = command(tmp_path, "events", "list", "--help").stdout
+    assert "--state " + "|".join(state.name.lower() for state in State) + "\n" in said
+    assert "--kind " + "|".join(KINDS) + "\n" in said
+
+
+def test_help_names_the_exit_codes(tmp_path: Path) -> None:
+    """Whoever writes a script finds them where they look first."""
+    said = " ".join(command(tmp_path, "--help").stdout.split())
+    listed = re.search(r"Exit codes: (.+)\.$", said)
+    assert listed
+    assert re.findall(r"(?:^|; )(\d+) ", listed[1]) == ["0", "1", "2", "3", "4", "130"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ("events", "list", "--state", "lost"),
+            "'--state': 'lost' is none of these: available, retryable, running, completed, ",
+        ),
+        (("events", "list", "--limit", "many"), "'--limit': 'many' is no whole number from 1 to"),
+        (("events", "list", "--limit", "10001"), "'10001' is no whole number from 1 to 10000"),
+        (("events", "list", "--since", "yesterday"), "'--since': 'yesterday' is no time: write"),
+        (("events", "list", "--phone", "abc"), "'--phone': 'abc' has no digits"),
+        (("events", "list", "--label", ""), "'--label': it is empty"),
+        (("events", "show", "first"), "'ID': 'first' is no whole number from 1 on"),
+        (("run", "app:receiver", "--port", "70000"), "'70000' is no whole number from 0 to 65535"),
+        (
+            ("run", "app:receiver", "--log-level", "trace"),
+            "'--log-level': 'trace' is none of these: debug, info, warning, error",
+        ),
+        (("run", "app:receiver", "--grace", "abc"), "grace cannot be 'abc': it should be a number"),
+    ],
+)
+def test_an_option_that_is_refused_says_what_it_takes(
+    words: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """The option, what was given, what would be right: in our words, not in a parser's."""
+    (tmp_path / "app.py").write_text(APP, "utf-8")
+    ended = command(tmp_path, *words)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
+    assert "Value error" not in ended.stderr
+    assert "Input should" not in ended.stderr
 
 
 # ---------------------------------------------------------------- run: what it refuses
@@ -239,12 +282,14 @@ def test_the_options_name_every_state_and_every_kind() -> None:
         (".app:receiver", 2, "relative name"),
         ("app:reciever", 2, "app has no reciever; did you mean app:receiver?"),
         ("app:number", 2, "app:number is an int, not a Receiver; did you mean app:receiver?"),
+        ("app.py:receiver", 2, "nor among what is installed; the module of app.py is app\n"),
         ("app:make_nothing", 2, "app:make_nothing is a function that returns an int"),
-        ("app:make_with", 2, "app:make_with is a function, not a Receiver"),
+        ("app:make_with", 2, "a function, not a Receiver; did you mean app:receiver?\n"),
+        ("json:loads", 2, "a function, not a Receiver; another ASGI app is served with uvicorn\n"),
         ("app:fail", 1, "app:fail failed: RuntimeError: out of luck"),
         ("needs:receiver", 1, "'needs' cannot be imported: ModuleNotFoundError"),
         ("raises:receiver", 1, "'raises' cannot be imported: ZeroDivisionError"),
-        ("misconfigured:receiver", 2, "path cannot be used"),
+        ("misconfigured:receiver", 2, "path cannot be 'x': it should be like /webhook"),
         ("twice:receiver", 2, "two routes are named 'same'"),
     ],
 )
@@ -322,13 +367,38 @@ def test_a_port_in_use_is_a_sentence(tmp_path: Path) -> None:
     assert not (tmp_path / "whatsable.db").exists()
 
 
-def test_an_unusable_database_is_a_sentence(tmp_path: Path) -> None:
-    """Exit code 2 where the inbox cannot be opened; the port is not left open."""
+def test_an_address_of_another_machine_is_a_sentence() -> None:
+    """The address is named once, with the reason."""
+    with pytest.raises(CannotListen) as caught:
+        listen("192.0.2.1", 0)
+    said = str(caught.value)
+    assert said.startswith("192.0.2.1:0 cannot be listened at: ")
+    assert said.count("192.0.2.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("database", "said"),
+    [
+        ("no/such/x.db", "the folder of the database no/such/x.db does not exist"),
+        (".", "database cannot be used: it should name a file, not a folder"),
+        ("/", "database cannot be used: it should name a file, not a folder"),
+        ("", "database cannot be used: it is empty; leave it out for whatsable.db"),
+        ("app.py", "the database app.py cannot be used"),
+        ("mysql://u:tellnobody@h/d", "a URL that starts with postgresql:// or sqlite:///"),
+        ("postgresql://u:tellnobody@h/d", "PostgreSQL is not supported yet"),
+    ],
+)
+@pytest.mark.parametrize("words", [("run", "app:receiver", "--port", "0"), ("events", "stats")])
+def test_an_unusable_database_is_a_sentence(
+    database: str, said: str, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Exit code 2 where the inbox cannot be opened; neither a traceback nor a password."""
     (tmp_path / "app.py").write_text(APP, "utf-8")
-    ended = command(tmp_path, "run", "app:receiver", "--port", "0", "--database", "no/such/x.db")
-    assert ended.returncode == 2
-    assert "the folder of the database no/such/x.db does not exist" in ended.stderr
+    ended = command(tmp_path, *words, "--database", database)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+    assert "tellnobody" not in ended.stderr
 
 
 # ---------------------------------------------------------------- run: serving
@@ -353,6 +423,7 @@ def test_run_serves_stores_and_stops(tmp_path: Path) -> None:
         assert run.post(f"{url}/{SECRET}", body())["status"] == "accepted"
         assert run.end() == 0
         assert SECRET not in run.log
+        assert re.search(r"into mine\.db, 4 routes\n", run.log)
         assert re.search(r"routes     answer, break_down", run.log)
     assert (tmp_path / "mine.db").exists()
     assert not (tmp_path / "other.db").exists()
@@ -364,6 +435,7 @@ def test_run_takes_a_function_that_makes_the_receiver(tmp_path: Path) -> None:
         url = run.read_until(r"receives   POST (\S+/made)\s")[1]
         assert run.post(url, body())["status"] == "accepted"
         assert run.end(signal.SIGINT) == 0
+        assert re.search(r"into whatsable\.db, 1 route\n", run.log)
 
 
 def test_logs_can_be_json(tmp_path: Path) -> None:
@@ -404,6 +476,9 @@ def test_handlers_that_hang_do_not_keep_the_process(tmp_path: Path) -> None:
     told = json.loads(command(tmp_path, "events", "list", "--json").stdout)
     states = {job["route"]: job["state"] for event in told["events"] for job in event["jobs"]}
     assert states["hang"] == states["hang_in_pool"] == "available"
+    assert stats(tmp_path)["unfinished"] == {"hang": 1, "hang_in_pool": 1}
+    printed = command(tmp_path, "events", "stats").stdout
+    assert re.search(r"unfinished jobs +hang +1\n +hang_in_pool +1\n", printed)
 
 
 def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
@@ -471,8 +546,11 @@ EVENT_KEYS = {
 }
 JOB_KEYS = {"id", "route", "state", "run_at", "attempt", "reason"}
 ATTEMPT_KEYS = {"number", "started_at", "ended_at", "outcome", "reason", "detail"}
-STATS_KEYS = {"events", "jobs", "oldest_available_at", "oldest_waiting_seconds", "bytes"}
+STATS_KEYS = {
+    *("events", "jobs", "unfinished", "oldest_available_at", "oldest_waiting_seconds", "bytes"),
+}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+TIME_FOR_PEOPLE = re.compile(r"\b\d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ ")
 
 
 def test_list_prints_a_row_for_each_event_newest_first(inbox: Path) -> None:
@@ -486,6 +564,22 @@ def test_list_prints_a_row_for_each_event_newest_first(inbox: Path) -> None:
     assert "1 completed, 1 discarded" in ended.stdout
     assert "14155550143" not in ended.stdout
     assert "14155550143" in command(inbox, "events", "list", "--phones").stdout
+
+
+@pytest.mark.parametrize(("columns", "longest"), [("40", 80), ("80", 80), ("", 160)])
+def test_the_list_cuts_no_word_however_narrow_the_terminal(
+    columns: str, longest: int, inbox: Path
+) -> None:
+    """80 columns hold every word whole; a narrower terminal breaks the lines by itself."""
+    more = {"COLUMNS": columns} if columns else {}
+    ended = command(inbox, "events", "list", **more)
+    words = {"received", "kind", "type", "phone", "labels", "quarantined", "incoming", "text"}
+    assert words | {"completed", "completed,", "discarded", "broken,", "VIP"} <= set(
+        ended.stdout.split()
+    )
+    assert "…" not in ended.stdout.replace("…42", "").replace("…43", "")
+    assert max(map(len, ended.stdout.splitlines())) <= longest
+    assert len(TIME_FOR_PEOPLE.findall(ended.stdout)) == 3
 
 
 def test_list_as_json_has_stable_keys(inbox: Path) -> None:
@@ -547,6 +641,8 @@ def test_list_shows_what_fits_every_condition(
         ("--since", "yesterday"),
         ("--since", "9999999999999w"),
         ("--phone", "abc"),
+        ("--label", " "),
+        ("--type", ""),
         ("--state", "lost"),
         ("--kind", "odd"),
         ("--limit", "0"),
@@ -567,16 +663,30 @@ def test_show_prints_the_payload_the_jobs_and_their_attempts(inbox: Path) -> Non
     for words in ("deliveries 2", "14155550143", "broken, VIP", "2001 answer: completed"):
         assert words in ended.stdout
     assert "2002 break_down: discarded" in ended.stdout
-    assert "attempt 1" in ended.stdout
+    assert len(re.findall(r"attempt 1  " + TIME_FOR_PEOPLE.pattern, ended.stdout)) == 2
+    assert re.search(r"received   [\d-]+ [\d:]+Z\n", ended.stdout)
+    assert not re.search(r"\d\dT\d\d:", ended.stdout), "one format of time for people"
     assert '"phone_number": "14155550143"' in ended.stdout
 
 
 def test_show_says_why_there_is_no_payload(inbox: Path) -> None:
-    """A quarantined event is shown with its reason, and with its body all the same."""
+    """A quarantined event is shown with its reason, once, and with its body all the same."""
     ended = command(inbox, "events", "show", "3")
     assert ended.returncode == 0
-    assert re.search(r"payload    none: phone_number is missing", ended.stdout)
-    assert '"hello"' in ended.stdout
+    assert re.search(r"reason     phone_number is missing.*\nbody\n{\n  \"hello\"", ended.stdout)
+    assert ended.stdout.count("phone_number is missing") == 1
+
+
+def test_show_says_that_no_route_matched(tmp_path: Path) -> None:
+    """An event without a job is no riddle: nothing was to be done for it."""
+    with serving(tmp_path, "app:make") as run:
+        url = run.read_until(r"receives   POST (\S+/made)\s")[1]
+        run.post(url, body(message_type="image"))
+        run.post(url, body())
+        assert run.end() == 0
+    none = "job        none: no route matched when it came\n"
+    assert none in command(tmp_path, "events", "show", "1").stdout
+    assert none not in command(tmp_path, "events", "show", "2").stdout
 
 
 @pytest.mark.parametrize("number", ["1", "2", "3"])
@@ -643,6 +753,19 @@ def test_stats_counts(inbox: Path) -> None:
     assert re.search(r"discarded\s+1\s", printed.stdout)
 
 
+def test_when_nobody_reads_on_it_ends_quietly(inbox: Path) -> None:
+    """``events list | head`` prints no traceback."""
+    words = [sys.executable, "-m", "whatsable_receiver", "events", "list"]
+    process = subprocess.Popen(
+        words, cwd=inbox, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr as stderr:
+        assert (stderr.read(), process.wait(PATIENCE)) == (b"", 1)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -656,6 +779,7 @@ def test_stats_counts(inbox: Path) -> None:
         (("resubmit",), 2, "name the jobs, or say --all-discarded"),
         (("resubmit", "2002", "--all-discarded"), 2, "name the jobs"),
         (("resubmit", "2002", "--label", "vip"), 2, "filters go with --all-discarded"),
+        (("resubmit", "--all-discarded", "--label", "", "--yes"), 2, "it is empty"),
     ],
 )
 def test_exit_codes_say_what_was_wrong(
@@ -737,6 +861,11 @@ def test_line_breaks_can_be_kept() -> None:
     assert visible_lines("a\x1b\nb\r") == "a\\x1b\nb\\r"
 
 
+def test_one_is_not_many() -> None:
+    """Numbers and their nouns agree."""
+    assert [counted(number, "job") for number in (0, 1, 2)] == ["0 jobs", "1 job", "2 jobs"]
+
+
 NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 
 
@@ -752,6 +881,7 @@ NOW = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
         ("2026-01-30T12:00", NOW.replace(day=30, hour=12, minute=0)),
         ("2026-01-30T12:00:00Z", NOW.replace(day=30, hour=12, minute=0)),
         ("2026-01-30T12:00+02:00", NOW.replace(day=30, hour=10, minute=0)),
+        (clock_time(NOW), NOW),
     ],
 )
 def test_times_are_read_as_people_write_them(text: str, meant: datetime) -> None:
@@ -779,4 +909,4 @@ def test_every_key_and_every_exit_code_is_documented() -> None:
     keys |= {"ok", "posts", "summary", "checks"}
     assert keys - named == set()
     codes = set(re.findall(r"^\| (\d+) \|", page, re.MULTILINE))
-    assert codes == {"0", "1", "2", "3", "4", "130"}
+    assert codes == {"0", "1", "2", "3", "4", "130", "143"}

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from whatsable_receiver.cli.demo import UNSTEADY, Call, Facts, Post, check, post_of, summary
-from whatsable_receiver.cli.samples import cases
+from whatsable_receiver.cli.demo.checks import Call, Facts, Post, check, summary
+from whatsable_receiver.cli.demo.samples import UNSTEADY, cases
+from whatsable_receiver.cli.demo.tour import post_of
 from whatsable_receiver.inbox.base import AttemptRecord, EventRecord, JobRecord
 from whatsable_receiver.jobs import Job, State
 
@@ -53,13 +54,16 @@ def run_demo(folder: Path, *options: str, **more: str) -> subprocess.CompletedPr
 
 
 @contextmanager
-def started(folder: Path, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    folder: Path, *options: str, stderr: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """The real command while it runs; killed if it does not end by itself."""
     process = subprocess.Popen(
         [sys.executable, "-m", "whatsable_receiver", "demo", *options],
         env=environment(folder),
         cwd=folder,
         stdout=subprocess.PIPE,
+        stderr=stderr,
         bufsize=0,
     )
     try:
@@ -160,10 +164,23 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("options", [(), ("--keep",), ("--json",)])
+def test_when_nobody_reads_on_it_ends_quietly(options: tuple[str, ...], tmp_path: Path) -> None:
+    """``demo | head`` ends with 1, without a traceback, and leaves nothing; so does --keep."""
+    with started(tmp_path, *options, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+        assert (process.wait(PATIENCE), said) == (1, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
 WRONG = """
 import sys
 from whatsable_receiver import Receiver
-from whatsable_receiver.cli.demo import Call, demo
+from whatsable_receiver.cli.demo import demo
+from whatsable_receiver.cli.demo.checks import Call
 
 def make(database, called):
     receiver = Receiver(database=database)
@@ -316,6 +333,16 @@ def test_an_event_that_nobody_posted_fails() -> None:
     assert failed(replace(facts, events=more)) == {NOTHING_ELSE}
 
 
+def test_problems_are_counted_in_plain_english() -> None:
+    """Once is not many times."""
+    facts = right_facts()
+    (problem,) = next(one.problems for one in check(_event(facts, 1, deliveries=1)) if not one.ok)
+    assert problem == "event 1: delivered 1 time, posted 3 times"
+    called = replace(facts, calls=facts.calls[1:])
+    (problem,) = next(one.problems for one in check(called) if not one.ok)
+    assert problem == "answer, event 1, attempt 1: called 0 times, recorded 1 time"
+
+
 def test_nothing_at_all_fails() -> None:
     """A demo in which nothing happened did not go well."""
     assert {ANSWERS, RETRIED} <= failed(Facts((), (), {}))
@@ -349,7 +376,7 @@ def test_a_strange_answer_is_no_good_answer(
 
 def test_the_sender_imports_nothing_of_ours() -> None:
     """The sender is a stranger to the library: Python alone runs it."""
-    source = ROOT / "whatsable_receiver" / "cli" / "sender.py"
+    source = ROOT / "whatsable_receiver" / "cli" / "demo" / "sender.py"
     names = set()
     for node in ast.walk(ast.parse(source.read_text("utf-8"))):
         if isinstance(node, ast.Import):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 
 from whatsable_receiver.errors import ConfigurationError
-from whatsable_receiver.settings import Settings
+from whatsable_receiver.settings import CONFIDENTIAL, Settings
 
 SECRET = "tellnobody-0123456789"
 OTHER = "tellnoone-9876543210"
@@ -140,9 +140,12 @@ def test_a_misspelled_argument_is_an_error_with_the_nearest() -> None:
     assert "did you mean accounts?" in problem({}, acounts=None)
 
 
-def test_an_unknown_setting_that_is_like_no_other_says_where_to_look() -> None:
-    """No guess is better than a wild one."""
-    assert "lists every setting" in problem({"WHATSABLE_ZZZZZZZZZZZZZZZZZZ": "1"})
+@pytest.mark.parametrize("name", ["WHATSABLE_ZZZ", "WHATSABLE_", "WHATSABLE_TURBO"])
+def test_an_unknown_setting_that_is_like_no_other_says_where_to_look(name: str) -> None:
+    """No guess is better than a wild one; that the prefix is right makes no name alike."""
+    assert problem({name: "1"}) == (
+        f"no setting is called {name}; docs/security.md lists every setting"
+    )
 
 
 def test_names_for_test_suites_are_left_alone() -> None:
@@ -168,6 +171,7 @@ BAD: dict[str, list[object]] = {
         "sqlite:a.db",
         "file:///a.db",
         ":memory:",
+        *["/", ".", "folder/", "sqlite:////"],
         "a\0b",
         b"mysql://h/d",
     ],
@@ -210,15 +214,39 @@ def test_every_setting_has_values_that_are_refused() -> None:
     assert list(BAD) == list(Settings.model_fields)
 
 
+FOREIGN = re.compile(r"Input|Value error|a valid|unable to|greater than|less than or equal")
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_value_is_one_sentence_that_names_the_setting(name: str) -> None:
-    """An argument by its own name, an environment's value by the environment's."""
+    """An argument by its own name, an environment's value by the environment's; in our words."""
     for value in BAD[name]:
+        shown = "used" if name in CONFIDENTIAL else repr(value)
         said = problem({}, **{name: value})
-        assert said.startswith(f"{name} cannot be used: "), (value, said)
+        assert said.startswith(f"{name} cannot be {shown}: "), (value, said)
         assert "\n" not in said
+        assert not FOREIGN.search(said), said
         if isinstance(value, str):
-            assert problem({env(name): value}).startswith(f"{env(name)} cannot be used: ")
+            assert problem({env(name): value}).startswith(f"{env(name)} cannot be {shown}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("log_phones", "maybe", "true or false (whole phone numbers in logs)"),
+        ("max_body", "1MiB", "a whole number, at least 1024 and at most 67108864 (bytes of one "),
+        ("max_rows", "0", "a whole number, at least 1, or unbounded (finished events kept)"),
+        ("keep_bodies", "forever", "a number, at least 0 and at most 36500, or unbounded (days "),
+        ("keep_timeout", "nan", "a number, more than 0 and less than 10 (seconds to be stored, "),
+        ("accounts", [None], "a list of texts (the allowed `user_id`s)"),
+        ("path", "webhook/", "like /webhook or /hooks/webhook: "),
+    ],
+)
+def test_an_error_says_what_would_be_right(name: str, value: object, right: str) -> None:
+    """The kind, every bound, the unit: nobody has to try again to learn the next."""
+    assert problem({}, **{name: value}).startswith(
+        f"{name} cannot be {value!r}: it should be {right}"
+    )
 
 
 SHOWING: list[tuple[str, object]] = [
@@ -251,9 +279,22 @@ def test_an_error_in_one_setting_shows_no_secret_of_another() -> None:
     """The whole of the settings is at hand when one fails; only that one is shown."""
     said = problem({"WHATSABLE_PATH_SECRET": SECRET, "WHATSABLE_MAX_BODY": "12"})
     assert said == (
-        "WHATSABLE_MAX_BODY cannot be used: it should be greater than or equal to 1024, not '12'"
+        "WHATSABLE_MAX_BODY cannot be '12': it should be a whole number, at least 1024 and at most "
+        "67108864 (bytes of one body)"
     )
     assert SECRET not in problem({"WHATSABLE_PATH_SECRET": SECRET}, keep_keys=1)
+
+
+def test_an_error_about_two_settings_names_both_as_they_were_written() -> None:
+    """With their values, so that one sees which is meant; a default has its own name."""
+    said = problem({"WHATSABLE_QUARANTINE_BYTES": "2048"}, max_body=4096)
+    assert said.startswith(
+        "WHATSABLE_QUARANTINE_BYTES (2048) should be at least max_body (4096), or "
+    )
+    said = problem({"WHATSABLE_KEEP_BODIES": "unbounded"})
+    assert said.startswith(
+        "keep_keys (90) should be at least WHATSABLE_KEEP_BODIES (unbounded), or "
+    )
 
 
 def test_repr_and_str_show_no_secret() -> None:
@@ -331,7 +372,7 @@ def test_the_largest_body_finds_room() -> None:
     """A bound that no largest body fits into would refuse it for ever."""
     for name in ("max_waiting_bytes", "quarantine_bytes"):
         said = problem({env(name): "2048"})
-        assert name in said
+        assert env(name) in said
         assert "max_body" in said
         assert getattr(Settings.load({env(name): "2048"}, max_body=2048), name) == 2048
 

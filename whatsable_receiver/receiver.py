@@ -153,10 +153,11 @@ class Receiver(Router):
                 asyncio.create_task(housekeeping.prune(inbox, _retention(settings))),
             ]
         log.info(
-            "receiving at %s into %s, %d routes",
+            "receiving at %s into %s, %d route%s",
             settings.path + ("/…" if settings.path_secret else ""),
             settings.database if settings.sqlite_file else "PostgreSQL",
             len(routes),
+            "" if len(routes) == 1 else "s",
         )
 
     async def stop(self) -> None:

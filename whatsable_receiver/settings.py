@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -19,6 +20,7 @@ from pydantic import (
     Field,
     SecretStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -157,10 +159,11 @@ class Settings(BaseModel):
 
     @field_validator("database", "path_secret", "api_key", mode="before")
     @classmethod
-    def _read_text(cls, value: object) -> object:
+    def _read_text(cls, value: object, info: ValidationInfo) -> object:
         value = _text(value)
         if isinstance(value, str) and not value.strip():
-            raise ValueError("it is empty; leave it out to go without it")
+            without = "for whatsable.db" if info.field_name == "database" else "to go without it"
+            raise ValueError(f"it is empty; leave it out {without}")
         return value
 
     @field_validator("database", mode="after")
@@ -175,8 +178,10 @@ class Settings(BaseModel):
                 "it should be a path, or a URL that starts with postgresql:// or sqlite:/// "
                 "(four slashes for an absolute path)"
             )
-        if path in ("", ":memory:"):
+        if path == ":memory:":
             raise ValueError("it should name a file: what memory keeps, a crash takes")
+        if not PurePath(path).name or path.endswith("/"):
+            raise ValueError("it should name a file, not a folder")
         if "\0" in path or (path != value and ("?" in path or "#" in path)):
             raise ValueError("it should be a file's path, without query, fragment or NUL")
         return value
@@ -187,12 +192,13 @@ class Settings(BaseModel):
         # Letters of a path that need no escape (RFC 3986, 2.3), so that it has one spelling.
         if not re.fullmatch(r"(?:/[A-Za-z0-9._~-]+)+", value):
             raise ValueError(
-                "it should start with / and not end with one, and have no query: /webhook"
+                "it should be like /webhook or /hooks/webhook: before each part a slash, "
+                "in it letters, digits and - . _ ~ only"
             )
         if {".", ".."} & set(value.split("/")):
-            raise ValueError("it should have no segment . or ..")
+            raise ValueError("it should have no part that is . or ..")
         if value == "/health" or value.startswith("/health/"):
-            raise ValueError("/health is taken: it answers whether the receiver is well")
+            raise ValueError("there GET answers whether the receiver is well; choose another path")
         return value
 
     @field_validator("path_secret", mode="after")
@@ -249,16 +255,17 @@ class Settings(BaseModel):
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         for name in ("max_waiting_bytes", "quarantine_bytes"):
-            if getattr(self, name) < self.max_body:
+            if (room := getattr(self, name)) < self.max_body:
                 raise ValueError(
-                    f"{name} should be at least max_body ({self.max_body} bytes), "
+                    f"`{name}` ({room}) should be at least `max_body` ({self.max_body}), "
                     "or the largest body would never find room"
                 )
         if self.keep_keys is not None and (
             self.keep_bodies is None or self.keep_bodies > self.keep_keys
         ):
+            bodies = "unbounded" if self.keep_bodies is None else f"{self.keep_bodies:g}"
             raise ValueError(
-                "keep_keys should be at least keep_bodies, "
+                f"`keep_keys` ({self.keep_keys:g}) should be at least `keep_bodies` ({bodies}), "
                 "or a redelivery of an event that is still here would be taken for a new one"
             )
         return self
@@ -295,9 +302,10 @@ def _known(name: str, names: Mapping[str, str]) -> str:
     """The setting of that name, or an error that suggests the nearest."""
     if name in names:
         return names[name]
-    upper = next(iter(names)).isupper()
-    near = difflib.get_close_matches(name.upper() if upper else name.lower(), names, n=1)
-    hint = f"did you mean {near[0]}?" if near else "docs/security.md lists every setting"
+    # Without what all of them begin with, which would make any two of them alike.
+    bare = {each.upper().removeprefix(PREFIX): each for each in names}
+    near = difflib.get_close_matches(name.upper().removeprefix(PREFIX), bare, n=1)
+    hint = f"did you mean {bare[near[0]]}?" if near else "docs/security.md lists every setting"
     raise ConfigurationError(f"no setting is called {name}; {hint}")
 
 
@@ -306,12 +314,46 @@ def _sentence(
 ) -> str:
     """The first problem as one sentence, with the setting named as it was written."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    why = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-    if not first["loc"]:  # a rule about two settings; it names both
-        return why
+    why = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:  # a rule about two settings, which it names in backticks
+        return re.sub(r"`(\w+)`", lambda found: written.get(found[1], found[1]), why)
     setting = str(first["loc"][0])
-    value = "" if setting in CONFIDENTIAL else f", not {_shown(given[setting])}"
-    return f"{written[setting]} cannot be used: {why}{value}"
+    if first["type"] != "value_error":  # pydantic's words, not ours
+        why = f"it should be {_right(setting)}"
+    value = "used" if setting in CONFIDENTIAL else _shown(given[setting])
+    return f"{written[setting]} cannot be {value}: {why}"
+
+
+TYPES = {
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "string": "text",
+    "array": "a list of texts",
+}
+BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
+
+
+def _right(setting: str) -> str:
+    """What a setting takes, in words: its kind, its bounds, and what it is."""
+    schema = Settings.model_json_schema()["properties"][setting]
+    kind = schema.get("anyOf", [schema])[0]
+    bounds = [
+        f"{words} {kind[bound]:.12g}"
+        for bound, words in BOUNDS.items()
+        if kind.get(bound, LARGEST) != LARGEST
+    ]
+    words = TYPES[kind["type"]]
+    if bounds:
+        words += f", {' and '.join(bounds)}"
+        if kind is not schema:
+            words += ", or unbounded"
+    return f"{words} ({schema['description']})"
 
 
 def _shown(value: object) -> str:

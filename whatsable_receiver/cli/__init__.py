@@ -1,12 +1,13 @@
 """The command ``whatsable-receiver``: ``main`` is its entry, and says so when the extra is missing.
 
-app.py       the commands and their options
+app.py       the commands
+options.py   what they take, each option written once
 run.py       ``run``: from ``module:receiver`` to a served receiver
 serving.py   the server: a socket, signals, a graceful end
 logs.py      what ``run`` logs, as text or as JSON
 events.py    ``events``: list, show, resubmit, stats
 printing.py  text that is safe for a terminal, tables, JSON documents, exit codes
-demo.py      ``demo``, with its bodies in samples.py and its posts from sender.py
+demo/        ``demo``: what is posted, by whom, what came of it, and whether it should have
 """
 
 from __future__ import annotations

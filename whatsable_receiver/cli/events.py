@@ -26,7 +26,17 @@ from ..payload import read as read_payload
 from ..receiver import open_inbox
 from ..settings import Settings
 from ..telemetry import Silence, masked
-from .printing import cell, clock_time, console, document, iso, say, visible, visible_lines
+from .printing import (
+    cell,
+    clock_time,
+    console,
+    counted,
+    document,
+    iso,
+    say,
+    visible,
+    visible_lines,
+)
 
 T = TypeVar("T")
 PAGE = 500  # events read, or jobs resubmitted, at once
@@ -126,11 +136,11 @@ def list_events(database: str | None, filter: Filter, *, phones: bool, as_json: 
     if not found:
         say("no events")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right", no_wrap=True)
-    table.add_column("received (UTC)", no_wrap=True)
-    for name in ("kind", "type", "phone", "labels", "jobs"):
-        table.add_column(name, overflow="fold")
+    for name in ("received", "kind", "type", "phone", "labels", "jobs"):
+        short = name in ("received", "kind", "phone")  # the others are as long as they please
+        table.add_column(name, no_wrap=short, overflow="fold")
     for record in found:
         table.add_row(
             cell(f"{record.id}" + (f" x{record.deliveries}" if record.deliveries > 1 else "")),
@@ -182,29 +192,32 @@ def show_event(database: str | None, number: int, *, raw: bool, as_json: bool) -
         return
     for line in _described(record):
         typer.echo(line)
-    if problem is not None:
-        typer.echo(f"payload    none: {visible(problem)}")
-    if payload is None:
-        payload = _anyway(record.raw)
     if payload is not None:
-        typer.echo(visible_lines(json.dumps(payload, indent=2, ensure_ascii=False)))
-    elif record.raw is not None:
-        typer.echo(f"           {len(record.raw)} bytes; --raw prints them")
+        typer.echo(f"payload\n{_indented(payload)}")
+        return
+    if problem != record.reason:
+        typer.echo(f"payload    none: {visible(problem)}")
+    if record.raw is not None:
+        typer.echo(_body(record.raw))
 
 
-def _anyway(raw: bytes | None) -> Any:
-    """The body of a quarantined event, where it is JSON that can be printed."""
+def _body(raw: bytes) -> str:
+    """A body that is no payload: as JSON where it is that, or what to do to see it."""
     try:
-        return None if raw is None else json.loads(raw)
+        return f"body\n{_indented(json.loads(raw))}"
     except (ValueError, RecursionError):
-        return None
+        return f"body       {counted(len(raw), 'byte')}, no JSON; --raw prints it"
+
+
+def _indented(value: object) -> str:
+    return visible_lines(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def _described(record: EventRecord) -> list[str]:
     facts = [
         ("event", record.id),
         ("kind", record.kind),
-        ("received", f"{iso(record.received_at)}"),
+        ("received", clock_time(record.received_at)),
         ("deliveries", record.deliveries),
         ("account", record.account),
         ("phone", record.phone),
@@ -213,6 +226,8 @@ def _described(record: EventRecord) -> list[str]:
         ("reason", record.reason),
     ]
     lines = [f"{name:<10} {visible(value)}" for name, value in facts if value not in (None, "")]
+    if not record.jobs and record.kind != "quarantined" and record.raw is not None:
+        lines.append("job        none: no route matched when it came")
     for job in record.jobs:
         lines += _job_lines(job)
     return lines
@@ -302,11 +317,13 @@ def resubmit_jobs(
         )
     else:
         verb = "would be resubmitted" if dry_run else "resubmitted"
-        typer.echo(f"{len(done)} job{'' if len(done) == 1 else 's'} {verb}")
+        typer.echo(f"{counted(len(done), 'job')} {verb}")
     if refused:
         for job, why in refused.items():
             say(f"job {job} was not: {why}")
-        raise StateError(f"{len(refused)} of {len(chosen)} jobs could not be resubmitted")
+        raise StateError(
+            f"{len(refused)} of {counted(len(chosen), 'job')} could not be resubmitted"
+        )
 
 
 async def _resubmit(inbox: Inbox, jobs: Sequence[int]) -> dict[int, str]:
@@ -335,6 +352,7 @@ def stats_document(stats: Stats, now: datetime) -> dict[str, Any]:
     return {
         "events": stats.events,
         "jobs": stats.jobs,
+        "unfinished": stats.unfinished,
         "oldest_available_at": iso(oldest),
         "oldest_waiting_seconds": waits,
         "bytes": stats.bytes,
@@ -348,12 +366,12 @@ def show_stats(database: str | None, *, as_json: bool) -> None:
     if as_json:
         document(numbers)
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column()
     table.add_column(justify="right")
-    for what in ("events", "jobs"):
-        for n, (name, count) in enumerate(numbers[what].items()):
+    for key, what in (("events", "events"), ("jobs", "jobs"), ("unfinished", "unfinished jobs")):
+        for n, (name, count) in enumerate(numbers[key].items()):
             table.add_row(what if n == 0 else "", cell(name), f"{count:,}")
         table.add_section()
     waits = numbers["oldest_waiting_seconds"]

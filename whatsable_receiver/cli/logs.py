@@ -11,6 +11,7 @@ import structlog
 from .printing import visible, visible_lines
 
 Format = Literal["text", "json"]
+Level = Literal["debug", "info", "warning", "error"]
 
 
 class Line(logging.Formatter):
@@ -50,7 +51,7 @@ def _json() -> logging.Formatter:
     )
 
 
-def set_up(form: Format, level: str) -> None:
+def set_up(form: Format, level: Level) -> None:
     """Send every record of this process to standard error, from ``level`` on."""
     handler = logging.StreamHandler()
     handler.setFormatter(_json() if form == "json" else Line())

@@ -17,6 +17,7 @@ from rich.text import Text
 from ..errors import ConfigurationError, NotFound, ReceiverError, StateError
 
 PIPED_WIDTH = 160  # columns for a reader that is no terminal: one line a row, easy to grep
+NARROWEST = 80  # columns; a narrower terminal breaks the lines itself, and no word is cut
 # Invisible, and needed all the same: they join the parts of an emoji, or letters of a script.
 JOINERS = frozenset("\u200c\u200d")
 
@@ -58,7 +59,9 @@ def cell(text: object, style: str = "") -> Text:
 def console(*, piped_width: int = PIPED_WIDTH) -> Console:
     """Standard output. Its width is the terminal's, or ``COLUMNS``, or ``piped_width``."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else piped_width
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+    printed = Console(width=width, highlight=False, markup=False, emoji=False)
+    printed.width = max(printed.width, NARROWEST)
+    return printed
 
 
 def say(text: str) -> None:
@@ -67,8 +70,13 @@ def say(text: str) -> None:
 
 
 def clock_time(moment: datetime) -> str:
-    """A time for people: UTC, to the second."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    """A time for people: UTC, which the Z says, to the second. ``--since`` takes it, too."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def counted(number: int, noun: str) -> str:
+    """So many of a thing: ``1 job``, ``2 jobs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 # ---------------------------------------------------------------- programs
@@ -95,5 +103,5 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except ReceiverError as error:
-        say(f"error: {error}")
+        say(f"Error: {error}")
         raise typer.Exit(next(code for kind, code in CODES if isinstance(error, kind))) from None

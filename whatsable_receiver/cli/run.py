@@ -18,7 +18,7 @@ import typer
 from ..errors import ConfigurationError, ReceiverError
 from ..receiver import Receiver
 from . import logs, serving
-from .printing import say, visible_lines
+from .printing import counted, say, visible_lines
 
 log = logging.getLogger("whatsable_receiver.cli")
 
@@ -60,10 +60,8 @@ def find(target: str) -> Receiver:
         raise ConfigurationError(
             f"{target} is a function that returns {_a(made)}, not a Receiver{_hint(module, path)}"
         )
-    raise ConfigurationError(
-        f"{target} is {_a(found)}, not a Receiver{_hint(module, path)}; serve another ASGI app "
-        "with uvicorn"
-    )
+    hint = _hint(module, path) or "; another ASGI app is served with uvicorn"
+    raise ConfigurationError(f"{target} is {_a(found)}, not a Receiver{hint}")
 
 
 def _module(name: str) -> ModuleType:
@@ -71,8 +69,10 @@ def _module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
+            file = name.removesuffix(".py")
+            hint = f"; the module of {name} is {file}" if file != name else ""
             raise ConfigurationError(
-                f"there is no module {name!r} in {os.getcwd()}, nor among what is installed"
+                f"there is no module {name!r} in {os.getcwd()}, nor among what is installed{hint}"
             ) from None
         raise _broken(f"module {name!r} cannot be imported", error) from None
     except ReceiverError:
@@ -129,9 +129,9 @@ def proofs(receiver: Receiver) -> list[str]:
         found.append("secret path")
     if count := len(verifier.signing_secrets):
         scheme = "" if verifier.scheme == "auto" else f", {verifier.scheme}"
-        found.append(f"signature ({count} secret{'s' if count > 1 else ''}{scheme})")
+        found.append(f"signature ({counted(count, 'secret')}{scheme})")
     if count := len(verifier.accounts):
-        found.append(f"{count} allowed account{'s' if count > 1 else ''}")
+        found.append(counted(count, "allowed account"))
     if verifier.function is not None:
         found.append("your verify function")
     return found
@@ -141,7 +141,7 @@ def refuse_unsafe(receiver: Receiver, host: str, *, insecure: bool) -> None:
     """``ConfigurationError`` where anybody could post: beyond loopback without a proof."""
     if receiver.verifier.open_to_anyone and not serving.loopback(host) and not insecure:
         raise ConfigurationError(
-            f"anybody who reaches {host} could post: set WHATSABLE_PATH_SECRET, "
+            f"anybody who reaches {host or 'this machine'} could post: set WHATSABLE_PATH_SECRET, "
             "WHATSABLE_SIGNING_SECRET or WHATSABLE_ACCOUNTS, listen on 127.0.0.1, or say --insecure"
         )
 
@@ -171,7 +171,7 @@ def run(
     settings: dict[str, Any],
     insecure: bool,
     log_format: logs.Format,
-    log_level: str,
+    log_level: logs.Level,
 ) -> int:
     """Serve until SIGINT or SIGTERM; 0 when it stopped as it should."""
     logs.set_up(log_format, log_level)

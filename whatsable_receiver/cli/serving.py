@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_address
 from types import FrameType
 from typing import Any
@@ -53,7 +53,8 @@ def listen(host: str, port: int) -> socket.socket:
             raise CannotListen(
                 f"{where} is in use already: stop what listens there, or choose another --port"
             ) from None
-        why = getattr(error, "strerror", None) or error
+        why = str(getattr(error, "strerror", None) or error)
+        why = why.partition(" (while attempting")[0]  # create_server repeats the address
         raise CannotListen(f"{where} cannot be listened at: {why}") from None
 
 
@@ -126,7 +127,8 @@ def until_stopped(
     try:
         code = runner.run(main)
     finally:
-        sys.stdout.flush()  # what handlers printed: the sure end below does not
+        with suppress(OSError):  # nobody reads it any more
+            sys.stdout.flush()  # what handlers printed: the sure end below does not
         end_soon(code)
         runner.close()
     return code
