@@ -97,7 +97,7 @@ async def test_leases_are_looked_at_again_and_again(caplog: pytest.LogCaptureFix
     with kept_up(housekeeping.take_back_leases(steps.step, 0.001)):
         await until(times(steps, 5))
     assert "locked" in caplog.text
-    assert "3 attempts lost their lease" in caplog.text
+    assert "attempts that lost their lease, taken back: 3" in caplog.text
 
 
 @pytest.mark.parametrize("store", sorted(STORES))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import fcntl
 import json
 import os
 import sqlite3
@@ -14,13 +16,14 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from whatsable_receiver.errors import ConfigurationError, Unavailable
-from whatsable_receiver.inbox.base import Filter, Kept, NewJob, Retention, Run, Want
-from whatsable_receiver.inbox.sqlite import SQLiteInbox, claims, retention, statements
+from whatsable_receiver.inbox.base import Entry, Filter, Inbox, Kept, NewJob, Retention, Run, Want
+from whatsable_receiver.inbox.sqlite import SQLiteInbox, claims, locks, retention, statements
 from whatsable_receiver.inbox.sqlite import file as sqlite_file
 from whatsable_receiver.inbox.sqlite.file import connect, migrate
 from whatsable_receiver.inbox.sqlite.locks import FileLock
@@ -39,6 +42,7 @@ from .stores import (
     finish,
     keep,
     keep_all,
+    keep_each,
     opened,
     states,
     until,
@@ -123,9 +127,18 @@ async def test_what_is_no_database_is_refused_and_left_alone(database: SQLiteDat
     """A file of something else is not overwritten."""
     database.path.write_bytes(b"These are my letters." * 1000)
     before = database.path.read_bytes()
-    with pytest.raises(ConfigurationError, match="cannot be used"):
+    with pytest.raises(ConfigurationError, match="a file of another kind"):
         await database.inbox().open(ROUTES)
     assert database.path.read_bytes() == before
+    assert [path.name for path in database.path.parent.iterdir()] == [database.path.name]
+
+
+async def test_a_folder_is_no_database(database: SQLiteDatabase) -> None:
+    """It is refused by its name, and nothing is made beside it."""
+    database.path.mkdir()
+    with pytest.raises(ConfigurationError, match=r"inbox\.db is a folder"):
+        await database.inbox().open(ROUTES)
+    assert [path.name for path in database.path.parent.iterdir()] == [database.path.name]
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
@@ -143,7 +156,7 @@ async def test_a_database_of_another_program_is_left_as_it_is(
         with pytest.raises(ConfigurationError, match=r"inbox\.db is the database of another"):
             await database.inbox().open(routes)
     assert database.path.read_bytes() == before
-    assert not database.path.with_name("inbox.db-wal").exists()
+    assert [path.name for path in database.path.parent.iterdir()] == [database.path.name]
 
 
 async def test_the_files_are_for_their_owner_only(database: SQLiteDatabase) -> None:
@@ -396,6 +409,87 @@ async def test_a_look_whose_asker_has_gone_is_not_taken(
     for n in (1, 2, 3):
         await keep(store, entry(n))
     assert commits.seen - before <= 5
+
+
+# ---------------------------------------------------------------- locks and leases in trouble
+
+
+async def test_a_lock_that_fails_while_leases_are_renewed_stops_nothing(
+    database: SQLiteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 8: some file systems run out of locks; the writer goes on, and tries again."""
+    failed = threading.Event()
+
+    def flock(handle: int, how: int) -> None:
+        if threading.current_thread().name == "whatsable-inbox-writer" and not failed.is_set():
+            failed.set()
+            raise OSError(errno.ENOLCK, "No locks available")
+        fcntl.flock(handle, how)
+
+    async with opened(database, lease=0.3) as store:
+        await keep(store, entry(1))
+        assert len(await claim_now(store)) == 1
+        monkeypatch.setattr(locks, "fcntl", SimpleNamespace(**{**vars(fcntl), "flock": flock}))
+        await until(failed.is_set)
+        assert [one.new for one in await keep_all(store, [entry(2), entry(3)])] == [True, True]
+
+
+async def test_a_lock_that_fails_is_a_503(
+    database: SQLiteDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Promise 8: without its turn nothing is written; with it again, everything is."""
+    working = threading.Event()
+
+    def flock(handle: int, how: int) -> None:
+        if threading.current_thread().name == "whatsable-inbox-writer" and not working.is_set():
+            raise OSError(errno.ENOLCK, "No locks available")
+        fcntl.flock(handle, how)
+
+    async with opened(database) as store:
+        monkeypatch.setattr(locks, "fcntl", SimpleNamespace(**{**vars(fcntl), "flock": flock}))
+        said = await keep_each(store, [entry(1), entry(2)])
+        assert [str(one) for one in said if isinstance(one, Unavailable)] == [
+            "the inbox cannot be written: [Errno 37] No locks available"
+        ] * 2
+        working.set()
+        await until(lambda: store.last_error is not None)
+        assert [one.new for one in await keep_all(store, [entry(1), entry(2)])] == [True, True]
+
+
+async def test_leases_of_a_file_that_is_gone_are_not_renewed_in_another(
+    database: SQLiteDatabase,
+) -> None:
+    """Promise 5: in a new file this process is nobody yet: what it claims there is its own, and
+    no other process finds it under a lease that ran out."""
+    clock = lambda: time.time_ns() // 1_000_000  # noqa: E731
+    async with opened(database, clock=clock, lease=1.5) as store:
+        await keep(store, entry(1))
+        assert len(await claim_now(store)) == 1
+        for name in ("inbox.db", "inbox.db-wal", "inbox.db-shm"):
+            database.path.with_name(name).unlink(missing_ok=True)
+        await until(database.path.exists)  # by the renewal, or by a look for other processes
+        async with opened(database, clock=clock, lease=1.5) as other:
+            await until(lambda: _kept(store, entry(2)))
+            assert len(await claim_now(store)) == 1
+            assert await other.take_back() == []
+
+
+async def _kept(store: Inbox, one: Entry) -> bool:
+    return isinstance((await keep_each(store, [one]))[0], Kept)
+
+
+async def test_who_gives_up_opening_is_not_kept_waiting(database: SQLiteDatabase) -> None:
+    """Promise 8: another process may hold the lock for ever."""
+    lock = FileLock(database.path.with_name("inbox.db-lock"))
+    lock.take()
+    opening = asyncio.ensure_future(database.inbox().open(ROUTES))
+    await asyncio.wait({opening}, timeout=0.1)
+    opening.cancel()
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.wait_for(asyncio.shield(opening), 5)
+    finally:
+        lock.close()
 
 
 # ---------------------------------------------------------------- retention

@@ -58,6 +58,12 @@ class Sender:
         """Post some more, all of which are answered 503."""
         assert [self.post().status for _ in range(posts)] == [503] * posts
 
+    def refused_at_once(self, posts: int = 8) -> None:
+        """Post some more at the same moment, all of which are answered 503."""
+        with ThreadPoolExecutor(posts) as senders:
+            said = list(senders.map(lambda _: self.post().status, range(posts)))
+        assert said == [503] * posts
+
     def until_accepted(self) -> None:
         """Post until the answer is 2xx, and then some more, which are 2xx too."""
         until(lambda: self.post().status == 200, what="it recovers")
@@ -107,6 +113,7 @@ def test_a_full_disk_is_told_and_survived(tmp_path: Path, left: int) -> None:
         fill(ballast, left)
         sender.until_refused()
         sender.refused()
+        sender.refused_at_once()
         ballast.unlink()
         sender.until_accepted()
         sender.all_is_there(disk)

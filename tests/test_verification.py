@@ -403,7 +403,7 @@ WRONG: dict[str, tuple[dict[str, object], str]] = {
     "no scheme like it": ({"signing_secrets": (SECRET,), "scheme": "none"}, "known: auto, secret"),
     "an empty scheme": ({"signing_secrets": (SECRET,), "scheme": ""}, "known: auto, secret"),
     "the secret as the scheme": ({"scheme": SECRET}, "known: auto, secret"),
-    "a scheme without a secret": ({"scheme": "hmac-sha256"}, "needs a signing secret"),
+    "a scheme without a secret": ({"scheme": "hmac-sha256"}, "needs a signing_secret"),
     "an async function": ({"function": an_async_function}, "plain def"),
     "an async object": ({"function": AsyncCall()}, "plain def"),
     "no function": ({"function": "verify"}, "cannot be called"),

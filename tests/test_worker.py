@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -89,6 +90,11 @@ class Handler:
         finally:
             self.running[lane] -= 1
             self.ended.append(event.id)
+
+
+async def at_once(route: Route, job: Job, stored: Stored | None) -> Outcome:
+    """It goes well, without a turn of the loop."""
+    return Completed()
 
 
 async def well(event: Event) -> Outcome:
@@ -662,3 +668,22 @@ async def test_a_lost_lease_is_settled_as_an_attempt(database: Database) -> None
     assert [attempt.outcome for attempt in record.attempts] == ["lost", "completed"]
     assert "lease ran out" in (record.attempts[0].reason or "")
     assert handler.begun == [("answer", kept.event, 2)]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs eager tasks: Python 3.12")
+async def test_tasks_that_start_eagerly_give_their_room_back(store: Inbox) -> None:
+    """Promise 4: a lane that ends within the call that starts it makes room for the next."""
+    loop = asyncio.get_running_loop()
+    loop.set_task_factory(getattr(asyncio, "eager_task_factory"))  # noqa: B009 - not in 3.11
+    try:
+        jobs = worker(store, at_once, Route(), concurrency=4)
+        jobs.start()
+        await keep_all(store, [entry(n, lane=n) for n in range(1, 41)])
+
+        async def done() -> bool:
+            return (await store.stats()).jobs["completed"] == 40
+
+        await until(done)
+        await jobs.stop()
+    finally:
+        loop.set_task_factory(None)

@@ -20,7 +20,7 @@ async def take_back_leases(take_back: Callable[[], Awaitable[int]], every: float
     while True:
         try:
             if lost := await take_back():
-                log.warning("%d attempts lost their lease and were taken back", lost)
+                log.warning("attempts that lost their lease, taken back: %d", lost)
         except Unavailable as error:
             log.warning("leases cannot be looked at: %s", error)
         except Exception:  # whatever it is, the next look may go well

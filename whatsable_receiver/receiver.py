@@ -255,7 +255,9 @@ def open_inbox(
 ) -> SQLiteInbox:
     """The inbox that the settings name, not yet opened."""
     if settings.sqlite_file is None:
-        raise ConfigurationError("PostgreSQL is not supported yet; set a path for SQLite")
+        raise ConfigurationError(
+            "database: PostgreSQL is not supported yet; give a path, for SQLite"
+        )
     return SQLiteInbox(
         settings.sqlite_file,
         clock=clock,

@@ -107,10 +107,10 @@ class Verifier:
             # Not repeated: who mixes up two settings has given the secret as the scheme.
             near = difflib.get_close_matches(self.scheme, SCHEMES, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(SCHEMES)}"
-            raise ConfigurationError(f"there is no such signature scheme; {hint}")
+            raise ConfigurationError(f"signature: there is no such scheme; {hint}")
         if self.scheme != "auto" and not self.signing_secrets:
             raise ConfigurationError(
-                f"the signature scheme {self.scheme} needs a signing secret, and none is set"
+                f"signature={self.scheme!r} needs a signing_secret, and none is set"
             )
         _refuse_async(self.function)
 

@@ -31,6 +31,7 @@ log = logging.getLogger("whatsable_receiver.worker")
 JOBS_PER_LANE = 8  # claimed together, on average: fewer transactions, and lanes stay short
 ASKERS = 2  # while the jobs of one claim are dealt out, the next claim is being written
 PAUSE = 0.5  # seconds after a claim that failed
+LAST_WORDS = 3.0  # seconds for a handler that was cancelled because the receiver stops
 
 CANCELLED_ITSELF = Failed("the handler cancelled its own task")
 STOPPED = GivenBack("the receiver stopped before the handler did")
@@ -116,8 +117,8 @@ class Worker(Generic[R]):
         if self._lanes:
             await asyncio.wait(self._lanes.values(), timeout=self._grace)
         # A handler may shield itself from being cancelled; the process ends all the same.
-        if late := await _cancelled(self._lanes.values(), within=1.0):
-            log.warning("%d handlers do not stop; their leases will run out", late)
+        if late := await _cancelled(self._lanes.values(), within=LAST_WORDS):
+            log.warning("handlers that do not stop: %d; their leases will run out", late)
 
     # ------------------------------------------------------------ asking
 
@@ -190,7 +191,9 @@ class Worker(Generic[R]):
         self._started = number = self._started + 1
         # Each lane in a task of its own: what a handler leaves in its context, or does to its
         # task, is gone with it.
-        self._lanes[number] = self._loop.create_task(self._lane(number, run))
+        task = self._loop.create_task(self._lane(number, run))
+        if not task.done():  # it may be, where the loop's tasks start eagerly
+            self._lanes[number] = task
 
     # ------------------------------------------------------------ one lane
 
@@ -212,7 +215,7 @@ class Worker(Generic[R]):
             self._leave(run, left)
             raise
         finally:
-            del self._lanes[number]
+            self._lanes.pop(number, None)
             self._free += 1
             self._taken[run.route] -= 1
             self._room.set()

@@ -143,7 +143,7 @@ class Claims:
         if changed < len(saves):
             lost = len(saves) - changed
             self._meter.count("leases_lost", lost)
-            log.warning("%d outcomes were dropped: their leases were lost", lost)
+            log.warning("outcomes dropped, because their leases were lost: %d", lost)
 
     def wake(self, db: sqlite3.Connection, now: int) -> None:
         """Make available what is due: one step, so that those who wait get a turn. What is still
@@ -251,6 +251,8 @@ class Claims:
 
     def renew(self, db: sqlite3.Connection, now: int) -> None:
         """Make all of our leases good for another while, and count them anew."""
+        if not self._now.owner:
+            return  # the file is another one by now, and we hold nothing in it
         self._renew(db, now)
         self._now.leased = db.execute(LEASED, {"owner": self._now.owner}).fetchone()[0]
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ...errors import ConfigurationError, Unavailable
@@ -27,7 +27,7 @@ def connect(path: Path) -> sqlite3.Connection:
     # SQLite would open such a file for reading, and leave a -shm beside it with the same rights:
     # that one would stay read-only when the file no longer is.
     if path.exists() and not os.access(path, os.W_OK):
-        raise sqlite3.OperationalError("attempt to write a readonly database")
+        raise sqlite3.OperationalError("it may not be written")
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
     try:
         db.execute("PRAGMA busy_timeout = 5000")
@@ -61,6 +61,22 @@ def connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _refuse_at_sight(path: Path) -> None:
+    """What is plainly no database of ours, before anything is made beside it."""
+    if path.is_dir():
+        raise ConfigurationError(f"the database {path} is a folder; give the path of a file")
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        header = file.read(100)  # https://www.sqlite.org/fileformat.html#the_database_header
+    if header and not header.startswith(b"SQLite format 3\0"):
+        raise ConfigurationError(f"{path} is not a database, but a file of another kind")
+    schema, application = header[40:44], header[68:72]
+    logged = path.with_name(path.name + "-wal").exists()  # what counts may stand there
+    if any(schema) and application != APPLICATION_ID.to_bytes(4, "big") and not logged:
+        raise ConfigurationError(f"{path} is the database of another program")
+
+
 def _refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
     """A database that has tables and is not ours is left exactly as it is."""
     ours = db.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
@@ -90,6 +106,14 @@ def migrate(db: sqlite3.Connection) -> None:
             f"the database has schema {version}, and this version knows {SCHEMA}: "
             "it was written by a newer whatsable-receiver; upgrade this one"
         )
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 class DatabaseFile:
@@ -123,6 +147,7 @@ class DatabaseFile:
         if not self._create and not self.path.exists():
             raise ConfigurationError(f"there is no database {self.path}")
         try:
+            _refuse_at_sight(self.path)
             self._lock = FileLock(self.path.with_name(self.path.name + "-lock"))
             self._alive = FileLock(self.path.with_name(self.path.name + "-alive"))
             with self.locked():
@@ -169,16 +194,13 @@ class DatabaseFile:
             migrate(db)
             inode = self._identity()
             self._prepare(db, fresh or inode != self._inode)  # or: inodes come again
+            # The name of a file is stable only once its folder is synced. SQLite does that for a
+            # log that it makes, unless it was built without; each connection may have made one.
+            with nullcontext() if fresh else suppress(OSError):
+                _sync(self.path.parent)
         except BaseException:
             db.close()
             raise
-        # The name of a file is stable only once its folder is synced. SQLite does that for a log
-        # that it makes, unless it was built without; each connection may have made one.
-        folder = os.open(self.path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
         self.db, self._inode = db, inode
         return db
 
@@ -201,29 +223,30 @@ class DatabaseFile:
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """One transaction in the file that stands at the path now, or ``Unavailable``."""
-        with self.locked():
-            try:
+        try:
+            with self.locked(), self._rolling_back():
                 db = self._open()
                 db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
                 if self._identity() != self._inode:
                     raise sqlite3.OperationalError("the file was replaced")
-            except (sqlite3.Error, OSError, ConfigurationError) as error:
-                self._roll_back()
-                code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-                if self.db is not None and code not in MERELY:
-                    self.db.close()
-                    self.db = None
-                raise Unavailable(f"the inbox cannot be written: {error}") from error
-            except BaseException:
-                self._roll_back()
-                raise
+        except (sqlite3.Error, OSError, ConfigurationError) as error:
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+            if self.db is not None and code not in MERELY:
+                self.db.close()
+                self.db = None
+            raise Unavailable(f"the inbox cannot be written: {error}") from error
 
-    def _roll_back(self) -> None:
-        if self.db is not None and self.db.in_transaction:
-            with suppress(sqlite3.Error):
-                self.db.execute("ROLLBACK")
+    @contextmanager
+    def _rolling_back(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            if self.db is not None and self.db.in_transaction:
+                with suppress(sqlite3.Error):
+                    self.db.execute("ROLLBACK")
+            raise
 
     def checkpoint(self, at: int = CHECKPOINT_BYTES) -> None:
         """Move the log into the file, once it has about ``at`` bytes."""

@@ -119,7 +119,7 @@ class SQLiteInbox:
         try:
             await self._reader.run(self._writer.start_up)
         except BaseException:
-            await self._reader.close()
+            self._reader.abandon()
             raise
         self._thread = threading.Thread(
             target=self._writer.run, name="whatsable-inbox-writer", daemon=True
@@ -142,7 +142,7 @@ class SQLiteInbox:
         while self._in_flight or self._saves or self._waiting or self._acts:
             self._flush()
             if self._loop.time() > deadline:
-                log.error("closing with %d outcomes unwritten", len(self._saves))
+                log.error("closing; outcomes not written: %d", len(self._saves))
                 break
             await asyncio.sleep(0.001 if self.last_error is None else 0.05)
         if self._deadline_timer:
@@ -257,7 +257,7 @@ class SQLiteInbox:
         touched = await self._act(lambda db: evict(db, rows, size))
         if touched:
             self._meter.count("quarantine_evicted", touched)
-            log.warning("%d quarantined bodies made room for newer ones", touched)
+            log.warning("quarantined bodies that made room for newer ones: %d", touched)
         now = self._clock()
         self._sweep.begin(now)
         while not touched:

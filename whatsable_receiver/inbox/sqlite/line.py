@@ -49,10 +49,9 @@ class Line:
         return asked
 
     def _place(self) -> int | None:
-        while self._asked and self._asked[0][1].done():
-            self._asked.popleft()  # whoever asked has gone
-        for place, (wants, answer) in enumerate(self._asked):
-            if not answer.done() and any(want.route not in self._bare for want in wants.routes):
+        self._asked = deque([asked for asked in self._asked if not asked[1].done()])  # or gone
+        for place, (wants, _) in enumerate(self._asked):
+            if any(want.route not in self._bare for want in wants.routes):
                 return place
         return None
 

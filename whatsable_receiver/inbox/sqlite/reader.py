@@ -39,6 +39,10 @@ class Reader:
     async def close(self) -> None:
         """Let go of the file and of the thread."""
         await self.run(self._disconnect)
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Let go of the thread, whatever it is still doing; nothing was read."""
         self._thread.shutdown(wait=False)
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:

@@ -100,7 +100,8 @@ class Writer:
         idle = IDLE if self._file.logged else None
         if self.claims.renew_at is None:
             return idle
-        return max(self._pause, min(idle or math.inf, self.claims.renew_at - time.monotonic()))
+        renewal = max(self._pause, self.claims.renew_at - time.monotonic())
+        return min(idle or math.inf, renewal)
 
     def _renew_if_due(self) -> None:
         if self.claims.renew_at is None or time.monotonic() < self.claims.renew_at:
@@ -171,7 +172,8 @@ class Writer:
         for one in waiting:
             try:
                 with self._transaction() as db:
-                    answers += accept(db, [one.entry], self.claims.routes)
+                    kept = accept(db, [one.entry], self.claims.routes)
+                answers += kept  # now that it is committed
             except Unavailable as error:
                 if not isinstance(error.__cause__, sqlite3.IntegrityError | sqlite3.DataError):
                     return answers + [error] * (len(waiting) - len(answers))
