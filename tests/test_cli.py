@@ -383,7 +383,7 @@ def test_an_address_of_another_machine_is_a_sentence() -> None:
         (".", "database cannot be used: it should name a file, not a folder"),
         ("/", "database cannot be used: it should name a file, not a folder"),
         ("", "database cannot be used: it is empty; leave it out for whatsable.db"),
-        ("app.py", "app.py is not a database, but a file of another kind"),
+        ("app.py", "the database app.py cannot be used: file is not a database"),
         ("mysql://u:tellnobody@h/d", "a URL that starts with postgresql:// or sqlite:///"),
         ("postgresql://u:tellnobody@h/d", "PostgreSQL is not supported yet"),
     ],

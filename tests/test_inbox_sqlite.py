@@ -35,6 +35,7 @@ from .stores import (
     LEASE,
     NOON,
     ROUTES,
+    Commits,
     SQLiteDatabase,
     anyio_backend,  # noqa: F401 - a fixture
     claim_now,
@@ -66,20 +67,6 @@ def file(tmp_path: Path) -> Iterator[sqlite3.Connection]:
     db.execute(statements.ACCEPT_TRIGGER)
     yield db
     db.close()
-
-
-class Commits:
-    """A meter that counts the writer's transactions."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def count(self, name: str, value: int = 1, **labels: str) -> None:
-        """Not counted."""
-
-    def time(self, name: str, seconds: float, **labels: str) -> None:
-        """One more."""
-        self.seen += name == "commit"
 
 
 @pytest.fixture
@@ -127,7 +114,7 @@ async def test_what_is_no_database_is_refused_and_left_alone(database: SQLiteDat
     """A file of something else is not overwritten."""
     database.path.write_bytes(b"These are my letters." * 1000)
     before = database.path.read_bytes()
-    with pytest.raises(ConfigurationError, match="a file of another kind"):
+    with pytest.raises(ConfigurationError, match="cannot be used: file is not a database"):
         await database.inbox().open(ROUTES)
     assert database.path.read_bytes() == before
     assert [path.name for path in database.path.parent.iterdir()] == [database.path.name]
@@ -476,6 +463,25 @@ async def test_leases_of_a_file_that_is_gone_are_not_renewed_in_another(
 
 async def _kept(store: Inbox, one: Entry) -> bool:
     return isinstance((await keep_each(store, [one]))[0], Kept)
+
+
+async def test_a_second_inbox_of_one_process_takes_no_lock_from_the_first(
+    database: SQLiteDatabase,
+) -> None:
+    """Promise 1: to close any handle on a file drops all locks that a process has on it; another
+    process would then take itself for the last one, and delete the log under the first."""
+    wal = database.path.with_name("inbox.db-wal")
+    look = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]); db.execute('SELECT * FROM jobs')"
+    )
+    async with opened(database) as store:
+        await keep(store, entry(1))
+        async with opened(database):
+            pass
+        await keep(store, entry(2))
+        other = [sys.executable, "-c", look + "; db.close()", str(database.path)]
+        await asyncio.to_thread(lambda: subprocess.run(other, check=True))
+        assert wal.exists()
 
 
 async def test_who_gives_up_opening_is_not_kept_waiting(database: SQLiteDatabase) -> None:

@@ -23,6 +23,7 @@ from whatsable_receiver.jobs import State
 
 from .asgi import EVENT, make, request
 from .stores import (
+    Commits,
     anyio_backend,  # noqa: F401 - a fixture
     body,
     until,
@@ -280,20 +281,6 @@ async def test_a_handler_that_is_running_may_finish(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------- health
-
-
-class Commits:
-    """A meter that counts the inbox's transactions."""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def count(self, name: str, value: int = 1, **labels: str) -> None:
-        """Not counted."""
-
-    def time(self, name: str, seconds: float, **labels: str) -> None:
-        """One more."""
-        self.seen += name == "commit"
 
 
 async def test_health_is_looked_at_once_a_second_whoever_asks(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from ...errors import ConfigurationError, Unavailable
@@ -62,19 +62,16 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def _refuse_at_sight(path: Path) -> None:
-    """What is plainly no database of ours, before anything is made beside it."""
+    """What is plainly no database of ours, before anything is made beside it.
+
+    Asked through SQLite: to close a handle of our own would drop the locks of every connection
+    that this process has to the file.
+    """
     if path.is_dir():
         raise ConfigurationError(f"the database {path} is a folder; give the path of a file")
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        header = file.read(100)  # https://www.sqlite.org/fileformat.html#the_database_header
-    if header and not header.startswith(b"SQLite format 3\0"):
-        raise ConfigurationError(f"{path} is not a database, but a file of another kind")
-    schema, application = header[40:44], header[68:72]
-    logged = path.with_name(path.name + "-wal").exists()  # what counts may stand there
-    if any(schema) and application != APPLICATION_ID.to_bytes(4, "big") and not logged:
-        raise ConfigurationError(f"{path} is the database of another program")
+    if path.exists():
+        with closing(sqlite3.connect(path, timeout=5.0)) as db:
+            _refuse_foreign(db, path)
 
 
 def _refuse_foreign(db: sqlite3.Connection, path: Path) -> None:
@@ -147,8 +144,10 @@ class DatabaseFile:
         if not self._create and not self.path.exists():
             raise ConfigurationError(f"there is no database {self.path}")
         try:
-            _refuse_at_sight(self.path)
-            self._lock = FileLock(self.path.with_name(self.path.name + "-lock"))
+            lock = self.path.with_name(self.path.name + "-lock")
+            if not lock.exists():  # else it was ours before
+                _refuse_at_sight(self.path)
+            self._lock = FileLock(lock)
             self._alive = FileLock(self.path.with_name(self.path.name + "-alive"))
             with self.locked():
                 first = alone is not None and self._alive.take(wait=False)
